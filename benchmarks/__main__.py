@@ -1,0 +1,52 @@
+"""Runs the benchmarks, each in a process of its own, and prints one table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+from benchmarks import config_read, duplicates, in_flight, latency, machine, memory, report, throughput
+from benchmarks.table import Row, markdown
+
+BENCHMARKS: Mapping[str, tuple[Callable[[], list[Row]], ...]] = {
+    "throughput": (throughput.measure,),
+    "in_flight": (in_flight.measure,),
+    "duplicates": (duplicates.measure,),
+    "latency": (latency.measure,),
+    "memory": (memory.with_reuse, memory.without_reuse),
+    "config_read": (config_read.measure,),
+}
+
+
+def main() -> None:
+    """Run the benchmarks that are named, all by default."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(BENCHMARKS))
+    parser.add_argument("--save", action="store_true", help="rewrite docs/benchmarks.md; needs all benchmarks")
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - BENCHMARKS.keys())
+    if unknown:
+        parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    if options.save and options.names:
+        parser.error("--save writes the whole table, so it takes no names")
+    names = options.names or list(BENCHMARKS)
+    about = machine.describe(" ".join(["python -m benchmarks", *sys.argv[1:]]))
+    rows = [row for name in names for measure in BENCHMARKS[name] for row in _apart(name, measure)]
+    print("\n".join(f"{label}: {text}" for label, text in about.items()), end="\n\n")
+    print(markdown(rows), end="")
+    if options.save:
+        report.save(about, rows)
+
+
+def _apart(name: str, measure: Callable[[], list[Row]]) -> list[Row]:
+    """Measure in a fresh process: memory, pools and threads of one benchmark are not the next one's."""
+    print(f"{name} …", file=sys.stderr, flush=True)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure).result()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The machine that was measured on, without its name and without a path."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+
+def describe(command: str) -> dict[str, str]:
+    """Return label to value, in the order they are shown."""
+    return {
+        "CPU": f"{_cpu()}, {os.cpu_count()} cores",
+        "Memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "Load at the start": f"{os.getloadavg()[0]:.1f}",
+        "OS": _system(),
+        "Python": platform.python_version(),
+        **{name: version(name) for name in ("duckdb", "pyreqwest")},
+        "Date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "Command": f"`{command}`",
+    }
+
+
+def _cpu() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.machine()
+
+
+def _system() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return f"{platform.system()} {platform.release()}"

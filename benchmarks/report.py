@@ -1,0 +1,2 @@
+def save(a, b):
+    pass

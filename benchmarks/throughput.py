@@ -1,0 +1,63 @@
+"""Rows per second and CPU per row, beside a bare loop and two SDKs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from benchmarks.loops import Send, over_litellm, over_openai, run, run_over
+from benchmarks.setup import COUNT, Mock, Spent, fill, gateway, measured, mock, prompts, value
+from benchmarks.table import Row
+from fleming_sql import Connection
+from fleming_sql.transport.pooled import PooledTransport
+
+ROWS = 20_000
+SDK_ROWS = 2_000
+CONCURRENCY = 512
+RUNS = 3
+
+
+def measure() -> list[Row]:
+    """Run the gateway and the bare loop in turns, then each SDK once."""
+    ours: list[Spent] = []
+    bare: list[Spent] = []
+    with mock() as server:
+        with gateway(server, CONCURRENCY) as con:
+            for number in range(RUNS):
+                ours.append(_ours(con, f"run {number}"))
+                asked = prompts(f"bare {number}", ROWS)
+                bare.append(run_over(PooledTransport(), server.url, asked, CONCURRENCY))
+        best, best_bare = (min(runs, key=lambda spent: spent.wall) for runs in (ours, bare))
+        rate, ms = ROWS / best.wall, best.cpu / ROWS * 1000
+        share = best_bare.wall / best.wall
+        title = f"{ROWS:,} rows, {CONCURRENCY} at a time"
+        return [
+            Row(f"{title}, best of {RUNS}", f"{rate:,.0f} rows/s", "> 3,000 rows/s", rate > 3000),
+            Row(f"{title}: CPU per row", f"{ms:.3f} ms", "< 0.25 ms", ms < 0.25),
+            Row(f"bare loop, same transport, best of {RUNS}", _shown(best_bare, ROWS)),
+            Row("ai_query against the bare loop", f"{share:.2f}", ">= 0.5", share >= 0.5),
+            _sdk("openai SDK", server, over_openai),
+            _sdk("litellm", server, over_litellm),
+        ]
+
+
+def _ours(con: Connection, label: str) -> Spent:
+    fill(con, label, ROWS)
+    with measured() as spent:
+        assert value(con, COUNT) == ROWS
+    return spent
+
+
+def _sdk(name: str, server: Mock, make: Callable[[str], Send]) -> Row:
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else importing litellm goes to the internet
+    title = f"{name}, {SDK_ROWS:,} rows, {CONCURRENCY} at a time"
+    try:
+        make(server.url)
+    except ImportError:
+        return Row(title, "not installed")
+    spent = run(lambda: make(server.url), prompts(name, SDK_ROWS), CONCURRENCY)
+    return Row(title, _shown(spent, SDK_ROWS))
+
+
+def _shown(spent: Spent, rows: int) -> str:
+    return f"{rows / spent.wall:,.0f} rows/s, {spent.cpu / rows * 1000:.3f} ms CPU per row"

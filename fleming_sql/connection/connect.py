@@ -1,0 +1,322 @@
+"""Open a DuckDB connection with a gateway, or give one to a connection that exists."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import duckdb
+import httpx
+
+from fleming_sql.clock import Clock
+from fleming_sql.connection.functions import Slot
+from fleming_sql.connection.registry import REGISTRY
+from fleming_sql.connection.session import Session, default_user
+from fleming_sql.errors import StoreError
+from fleming_sql.store.catalog import CATALOG, MEMORY, attached_path, check_path, quote_identifier
+from fleming_sql.store.files import read_files
+from fleming_sql.transport import Transport
+from fleming_sql.transport.over_httpx import HttpxTransport
+from fleming_sql.types import Caller
+
+CLOSE_S: Final = 5.0
+"""How long closing waits for a statement of another thread to end."""
+_FUNCTION_FILES: Final = "-functions"
+
+
+class Connection:
+    """A DuckDB connection with a gateway: everything that DuckDB's own does, and `ai_query` works in it.
+
+    Whatever is not defined here is the DuckDB connection's, called directly, so results, relations, replacement
+    scans of local variables and errors are DuckDB's.
+
+    Example:
+        >>> with connect() as con:
+        ...     con.sql("select ai_query('chat', 'Hello')").fetchall()
+    """
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, session: Session, caller: Caller) -> None:
+        self._con = con
+        self._session = session
+        self._caller = caller
+        self._id = _connection_id(con)
+        session.register(self._id, caller)
+        # Tied to DuckDB's object and not to this one: `con.cursor().execute(…)` drops this one before it executes.
+        self._released = weakref.finalize(con, _release, session, self._id)
+
+    @property
+    def duckdb(self) -> duckdb.DuckDBPyConnection:
+        """The bare DuckDB connection."""
+        return self._con
+
+    def cursor(self) -> Connection:
+        """Return another connection to the same database, for another thread; the caller stays the same."""
+        self._session.check_usable()
+        cursor = self._con.cursor()
+        _make_functions_visible(cursor, self._session)
+        return Connection(cursor, self._session, self._caller)
+
+    duplicate = cursor
+
+    def interrupt(self) -> None:
+        """Stop the running statement: nothing more is sent, and calls under way are broken off and logged."""
+        self._session.engine.cancel(self._id)
+        self._con.interrupt()
+
+    def close(self) -> None:
+        """Close the connection; the last one of a database also closes the gateway and its store."""
+        self._session.forget(self._id)
+        _close(self._con)
+        self._released()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if self._released.alive:
+            self._session.check_usable()
+        return getattr(self._con, name)
+
+    def __repr__(self) -> str:
+        return f"<fleming_sql.Connection gateway={self._session.path!r} user={self._caller.user!r}>"
+
+
+def connect(
+    database: str | Path = MEMORY,
+    gateway: str | Path | None = None,
+    user: str | None = None,
+    groups: Iterable[str] = (),
+    read_only: bool = False,
+    config: Mapping[str, Any] | None = None,
+    *,
+    transport: Transport | httpx.AsyncBaseTransport | None = None,
+    clock: Clock | None = None,
+) -> Connection:
+    """Open a DuckDB database with a gateway.
+
+    Args:
+        database: A file, or `:memory:`.
+        gateway: The gateway's store: a file, or `:memory:`. By default the file beside the database
+            (`warehouse.duckdb` has `warehouse.fleming.duckdb`), in memory for a database in memory.
+        user: Who asks, in the log. By default `FLEMING_USER`, else the operating system's user.
+        groups: The groups of that user.
+        read_only: Opens the database, not the store, for reading only.
+        config: DuckDB's own settings, as `duckdb.connect` takes them.
+        transport: Sends the requests: one of this package, or any httpx transport; by default a pool of
+            kept-alive connections.
+        clock: Time and chance, for tests.
+
+    Raises:
+        StoreError: The store cannot be opened.
+        duckdb.Error: The database cannot be opened.
+
+    Example:
+        >>> con = connect("warehouse.duckdb", user="ada")
+    """
+    _check_database(database, gateway)
+    root = duckdb.connect(str(database), read_only=read_only, config=dict(config or {}))
+    caller = _caller(user, groups)
+    try:
+        session = _attach(root, gateway, caller, transport, clock)
+        # Closing a DuckDB connection closes the cursors made from it, the store's among them, so the root is the
+        # session's until the last connection is closed, and the caller gets a cursor.
+        con = root.cursor()
+        session.keep(root)
+        _make_functions_visible(con, session)
+        return Connection(con, session, caller)
+    except BaseException:
+        root.close()
+        raise
+
+
+def attach(
+    con: duckdb.DuckDBPyConnection,
+    gateway: str | Path | None = None,
+    user: str | None = None,
+    groups: Iterable[str] = (),
+    *,
+    transport: Transport | httpx.AsyncBaseTransport | None = None,
+    clock: Clock | None = None,
+) -> duckdb.DuckDBPyConnection:
+    """Give the DuckDB instance behind `con` a gateway, and return `con`. Doing it again does nothing.
+
+    The gateway keeps the instance open until `detach` or the interpreter's end.
+
+    Args:
+        con: Any DuckDB connection, `duckdb.default_connection()` included.
+        gateway: As for `connect`.
+        user: As for `connect`.
+        groups: As for `connect`.
+        transport: As for `connect`.
+        clock: As for `connect`.
+
+    Raises:
+        StoreError: The store cannot be opened, or the instance has a gateway with another store.
+    """
+    session = _attach(con, gateway, _caller(user, groups), transport, clock)
+    session.pin()
+    _make_functions_visible(con, session)
+    return con
+
+
+def detach(con: duckdb.DuckDBPyConnection | Connection) -> None:
+    """Take the gateway away from the instance behind `con`: log written, thread ended, store closed.
+
+    Doing it again, or for a connection that has none, does nothing.
+    """
+    bare = con.duckdb if isinstance(con, Connection) else con
+    cursor = bare.cursor()
+    try:
+        with REGISTRY.lock:
+            slot = REGISTRY.find(cursor)
+            if slot is not None and slot.session is not None:
+                _drop_functions(cursor)
+                slot.session.close()
+                slot.session = None
+    finally:
+        cursor.close()
+
+
+def _attach(
+    con: duckdb.DuckDBPyConnection,
+    gateway: str | Path | None,
+    caller: Caller,
+    transport: Transport | httpx.AsyncBaseTransport | None,
+    clock: Clock | None,
+) -> Session:
+    cursor = con.cursor()
+    try:
+        with REGISTRY.lock:
+            slot = REGISTRY.find(cursor)
+            if slot is not None and slot.session is not None and slot.session.alive():
+                return _same_store(slot.session, gateway)
+            slot = slot or REGISTRY.make(cursor)
+            _let_go(slot, cursor)
+            path = _store_path(cursor, gateway)
+            slot.session = Session(con, path, caller, _transport(transport), clock)
+            return slot.session
+    finally:
+        cursor.close()
+
+
+def _let_go(slot: Slot, cursor: duckdb.DuckDBPyConnection) -> None:
+    """Make the name `fleming` free, if it is a store's that was left behind when its connection was closed."""
+    left = slot.session
+    slot.session = None
+    if left is not None:
+        left.close()
+        if attached_path(cursor) is not None:
+            cursor.execute(f"detach {CATALOG}")
+    taken = attached_path(cursor)
+    if taken is not None:
+        raise StoreError(
+            f'this connection already has a database called "{CATALOG}" ({taken or "in memory"}), the name that the '
+            "gateway store needs: rename the file, or attach it under another name (attach '…' as other_name)"
+        )
+
+
+def _transport(given: Transport | httpx.AsyncBaseTransport | None) -> Transport | None:
+    return HttpxTransport(given) if isinstance(given, httpx.AsyncBaseTransport) else given
+
+
+def _same_store(session: Session, gateway: str | Path | None) -> Session:
+    if gateway is not None and _normal(str(gateway)) != _normal(session.path):
+        raise StoreError(
+            f"this DuckDB instance already has the gateway store {session.path}, so {gateway} cannot be attached "
+            "beside it: detach the first (fleming_sql.detach), or use a connection to another database"
+        )
+    return session
+
+
+def _store_path(cursor: duckdb.DuckDBPyConnection, gateway: str | Path | None) -> str:
+    if gateway is not None:
+        check_path(str(gateway))
+        return str(gateway)
+    rows = cursor.execute(
+        "select path from duckdb_databases() where database_name = current_database() and path is not null"
+    ).fetchall()
+    if not rows:
+        return MEMORY
+    database = Path(rows[0][0])
+    return str(database.with_name(f"{database.stem}.{CATALOG}.duckdb"))
+
+
+def _check_database(database: str | Path, gateway: str | Path | None) -> None:
+    if gateway is not None and str(gateway) != MEMORY and _normal(str(database)) == _normal(str(gateway)):
+        raise StoreError(
+            f"the database and the gateway store are the same file, {database}: the store is a file of its own, "
+            "so that the log outlives your transactions; name another with gateway="
+        )
+
+
+def _normal(path: str) -> str:
+    return path if path == MEMORY else str(Path(path).resolve())
+
+
+def _caller(user: str | None, groups: Iterable[str]) -> Caller:
+    return Caller(user or default_user(), tuple(groups))
+
+
+def _connection_id(con: duckdb.DuckDBPyConnection) -> int:
+    return int(con.execute("select current_connection_id()").fetchall()[0][0])
+
+
+def _make_functions_visible(con: duckdb.DuckDBPyConnection, session: Session) -> None:
+    """Create the functions in the connection's own database, or as temporary ones where that is read-only."""
+    cursor = con.cursor()  # a transaction of its own, that the user's ROLLBACK does not undo
+    try:
+        database, readonly = cursor.execute(
+            "select database_name, readonly from duckdb_databases() where database_name = current_database()"
+        ).fetchall()[0]
+        functions = [file.text for file in read_files("objects") if file.name.endswith(_FUNCTION_FILES)]
+        if readonly:
+            for text in functions:
+                con.execute(text.replace("create or replace macro", "create or replace temp macro"))
+            return
+        with REGISTRY.lock:  # two threads that create one function at a time are a conflict to DuckDB
+            if session.visible_in(database):
+                return
+            for text in functions:
+                cursor.execute(text)
+            session.made_visible(database)
+    finally:
+        cursor.close()
+
+
+def _drop_functions(cursor: duckdb.DuckDBPyConnection) -> None:
+    own = quote_identifier(cursor.execute("select current_database()").fetchall()[0][0])
+    with suppress(duckdb.Error):  # a read-only database has temporary ones, which end with their connections
+        cursor.execute(f"drop macro if exists {own}.main.ai_query")
+
+
+def _release(session: Session, connection_id: int) -> None:
+    if session.forget(connection_id):
+        session.close()
+
+
+def _close(con: duckdb.DuckDBPyConnection) -> None:
+    """Close a connection that may be busy in another thread, whose calls were just broken off.
+
+    DuckDB 1.5 waits by itself; 2.0 refuses until the statement has come to its end.
+    """
+    deadline = time.monotonic() + CLOSE_S
+    while True:
+        try:
+            con.close()
+        except duckdb.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            con.interrupt()
+            time.sleep(0.01)
+        else:
+            return

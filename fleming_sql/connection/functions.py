@@ -1,0 +1,195 @@
+"""The two Python functions behind `ai_query`: one that types the result while a statement is bound, one for the rows.
+
+They are registered once per DuckDB instance and can never be taken back safely, so they go through a `Slot`: what
+is attached may change, the functions stay. DuckDB keeps only a bare pointer to them once the connection that
+registered them is gone, so whoever makes a slot keeps it for the life of the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import duckdb
+import pyarrow as pa
+from duckdb.func import ARROW, SPECIAL
+
+from fleming_sql import jsontext
+from fleming_sql.connection.session import Session
+from fleming_sql.errors import ArgumentError, GatewayClosed
+from fleming_sql.gateway.batch import RowCall
+from fleming_sql.gateway.pipeline import Outcome
+from fleming_sql.gateway.plan import CallInput, Plan, make_plan
+from fleming_sql.policies.options import (
+    check_argument_types,
+    read_options,
+    read_usage_context,
+    result_type,
+    structure,
+)
+from fleming_sql.types import Snapshot
+
+if TYPE_CHECKING:
+    Column: TypeAlias = pa.Array[Any]
+else:
+    Column = pa.Array  # DuckDB evaluates annotations, and at run time an Array takes no parameter
+
+INSTANCE_FUNCTION: Final = "__fleming_instance"
+_TYPE_FUNCTION: Final = "__fleming_type"
+_CALL_FUNCTION: Final = "__fleming_call"
+_PLANS_KEPT: Final = 512
+
+
+@dataclass(slots=True)
+class Slot:
+    """What a DuckDB instance has attached at the moment."""
+
+    id: str
+    on_bind: Callable[[], None]
+    """Called on the thread that binds a statement, before its rows are read."""
+    session: Session | None = None
+
+    def current(self) -> Session:
+        """Return the session.
+
+        Raises:
+            GatewayClosed: There is none, or it is closed or of another process.
+        """
+        if self.session is None:
+            raise GatewayClosed(
+                "[GATEWAY_CLOSED] no gateway is attached to this connection any more: call fleming_sql.attach(con)"
+            )
+        self.session.check_usable()
+        return self.session
+
+
+def register(cursor: duckdb.DuckDBPyConnection, slot: Slot) -> tuple[Callable[..., Any], ...]:
+    """Register the functions of a slot with a cursor's DuckDB instance and return them; keep them for ever."""
+    functions = AiQueryFunctions(slot)
+    kept = (lambda: slot.id, functions.type_of, functions.call)
+    cursor.create_function(INSTANCE_FUNCTION, kept[0], [], "VARCHAR", side_effects=True)
+    cursor.create_function(
+        _TYPE_FUNCTION,
+        kept[1],
+        ["VARCHAR", "VARCHAR", "VARCHAR"],
+        "VARCHAR",
+        null_handling=SPECIAL,
+        side_effects=False,  # must be foldable while binding; it sends nothing
+    )
+    cursor.create_function(
+        _CALL_FUNCTION,
+        kept[2],
+        ["VARCHAR", "VARCHAR", "VARCHAR", "VARCHAR", "VARCHAR", "BLOB", "BIGINT", "BIGINT"],
+        "VARCHAR",
+        type=ARROW,
+        null_handling=SPECIAL,
+        side_effects=True,  # else DuckDB calls the model while binding, for EXPLAIN too
+    )
+    return kept
+
+
+class AiQueryFunctions:
+    """The functions of one slot."""
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+        self._plan = lru_cache(_PLANS_KEPT)(_make_plan)
+
+    def type_of(self, endpoint: str | None, options: str, types: str) -> str:
+        """Return the structure that `from_json` gives the result of a call.
+
+        Args:
+            endpoint: Name, a constant of the statement.
+            options: The constant arguments as JSON.
+            types: DuckDB's type names of the other arguments, as JSON.
+
+        Raises:
+            ArgumentError: An argument is wrong; shown when the statement is prepared, before any row is read.
+        """
+        session = self._slot.current()
+        self._slot.on_bind()
+        named = jsontext.loads(types)
+        check_argument_types(named)
+        checked = read_options(options)
+        task = None if checked.return_type is not None else session.task(endpoint or "")
+        kind = result_type(task, checked, named["request"])
+        return structure(kind, checked.fail_on_error)
+
+    def call(
+        self,
+        endpoint: Column,
+        request: Column,
+        options: Column,
+        request_type: Column,
+        usage_context: Column,
+        files: Column,
+        connection_id: Column,
+        query_id: Column,
+    ) -> Column:
+        """Call the model for each row of a vector and return the results as JSON text, once they are logged."""
+        session = self._slot.current()
+        connection, query = connection_id[0].as_py(), query_id[0].as_py()
+        snapshot = session.snapshot_for(connection, query)
+        rows = [
+            self._row(snapshot, *values)
+            for values in zip(
+                *map(_values, (endpoint, options, request_type, request, usage_context, files)), strict=True
+            )
+        ]
+        outcomes = session.run(rows, connection, query)
+        return pa.array([_to_json(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)], pa.string())
+
+    def _row(
+        self,
+        snapshot: Snapshot,
+        endpoint: str | None,
+        options: str,
+        request_type: str,
+        request: str | None,
+        usage_context: str | None,
+        file: bytes | None,
+    ) -> RowCall | None:
+        if request is None or request == "null":
+            return None
+        if endpoint is None:
+            raise ArgumentError("AI_FUNCTION_UNSUPPORTED_REQUEST", "the argument endpoint is NULL: name an endpoint")
+        plan = self._plan(_ById(snapshot), endpoint, options, request_type)
+        return RowCall(plan, CallInput(request, file, _read_usage_context(usage_context)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _ById:
+    """A snapshot as a cache key: equal to itself alone, without hashing all that is in it."""
+
+    snapshot: Snapshot
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and other.snapshot is self.snapshot
+
+    def __hash__(self) -> int:
+        return id(self.snapshot)
+
+
+def _make_plan(snapshot: _ById, endpoint: str, options: str, request_type: str) -> Plan:
+    return make_plan(snapshot.snapshot, endpoint, read_options(options), request_type)
+
+
+_read_usage_context: Final = lru_cache(4096)(read_usage_context)
+
+
+def _values(column: Column) -> Iterable[Any]:
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def _to_json(row: RowCall | None, outcome: Outcome | None) -> str | None:
+    if row is None or outcome is None:
+        return None
+    if row.plan.options.fail_on_error:
+        if outcome.error is not None:
+            raise outcome.error.with_traceback(None)  # DuckDB 1.5 prints it into the message
+        return None if outcome.value is None else jsontext.dumps(outcome.value)
+    message = outcome.error.message if outcome.error is not None else None
+    return jsontext.dumps({"result": outcome.value, "errorMessage": message})

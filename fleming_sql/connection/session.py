@@ -1,0 +1,173 @@
+"""One gateway attached to one DuckDB instance: store, log, engine and pipeline put together."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+from uuid import uuid4
+
+import duckdb
+
+from fleming_sql.clock import Clock
+from fleming_sql.engine import Engine
+from fleming_sql.errors import CallCancelled
+from fleming_sql.gateway.batch import Batch, RowCall
+from fleming_sql.gateway.pipeline import Gateway, Outcome
+from fleming_sql.providers import ProviderRegistry
+from fleming_sql.store.catalog import CATALOG, detach_store, open_store
+from fleming_sql.store.config import ConfigReader
+from fleming_sql.store.telemetry import CallLog
+from fleming_sql.transport import Transport
+from fleming_sql.transport.pooled import PooledTransport
+from fleming_sql.types import Caller, Snapshot, Task
+
+_STATEMENTS_KEPT: Final = 64
+
+
+def default_user() -> str:
+    """Return who is asking where nobody says so: `FLEMING_USER`, else the operating system's user."""
+    try:
+        return os.environ.get("FLEMING_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        return f"uid:{os.getuid()}" if hasattr(os, "getuid") else "unknown"
+
+
+class Session:
+    """A gateway at work for one DuckDB instance.
+
+    Args:
+        con: A connection of the instance. Its cursors serve the store, so the session ends when it is closed.
+        path: The store's file, or `:memory:`.
+        caller: On whose behalf calls are made where a connection has no caller of its own.
+        transport: The way to the network; by default a pool of kept-alive connections.
+
+    Raises:
+        StoreError: The store cannot be opened; nothing stays attached.
+    """
+
+    def __init__(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        path: str,
+        caller: Caller,
+        transport: Transport | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._id = uuid4().hex[:8]  # DuckDB counts connections and queries from 1 in every process
+        self.path = path
+        self.caller = caller
+        providers = ProviderRegistry()
+        self._store = con.cursor()
+        open_store(self._store, path, providers.describe())
+        self._log_cursor = con.cursor()
+        self._log_cursor.execute(f"use {CATALOG}.main")
+        self._config = ConfigReader(self._store, caller.user)
+        self._log = CallLog(self._log_cursor)
+        self._engine = Engine(self._log.flush)
+        self.gateway = Gateway(self._log.add, providers, transport or PooledTransport(), clock or Clock())
+        self._lock = threading.Lock()
+        self._callers: dict[int, Caller] = {}
+        self._pinned = False
+        self._visible: set[str] = set()
+        self._kept: list[duckdb.DuckDBPyConnection] = []
+        self._statements: OrderedDict[tuple[int, int], Snapshot] = OrderedDict()
+
+    @property
+    def engine(self) -> Engine:
+        """The thread that calls run on."""
+        return self._engine
+
+    @property
+    def closed(self) -> bool:
+        """Whether the gateway takes no more calls."""
+        return self._engine.closed
+
+    def check_usable(self) -> None:
+        """Refuse calls after close and in forked processes.
+
+        Raises:
+            GatewayClosed: With what to do instead.
+        """
+        self._engine.check_usable()
+
+    def register(self, connection_id: int, caller: Caller) -> None:
+        """Make `caller` the one who asks on a connection."""
+        self._callers[connection_id] = caller
+
+    def keep(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Hold a connection open for as long as the session lasts."""
+        self._kept.append(con)
+
+    def alive(self) -> bool:
+        """Return whether calls can be made: not closed, and neither is the connection it was attached through."""
+        if self._engine.closed:
+            return False
+        try:
+            self._log_cursor.execute("select 1").fetchall()
+        except duckdb.Error:
+            return False
+        return True
+
+    def visible_in(self, database: str) -> bool:
+        """Return whether the SQL functions have been created in a database of the instance."""
+        return database in self._visible
+
+    def made_visible(self, database: str) -> None:
+        """Take down that the SQL functions have been created in a database of the instance."""
+        self._visible.add(database)
+
+    def pin(self) -> None:
+        """Keep the gateway open however many connections close, until it is detached."""
+        self._pinned = True
+
+    def forget(self, connection_id: int) -> bool:
+        """Drop a connection, break off what it has under way; return whether the gateway has no use any more."""
+        self._callers.pop(connection_id, None)
+        self._engine.cancel(connection_id)
+        return not self._callers and not self._pinned
+
+    def task(self, endpoint: str) -> Task | None:
+        """Return the task of an endpoint, None if it does not exist."""
+        return self._config.task(endpoint)
+
+    def snapshot_for(self, connection_id: int, query_id: int) -> Snapshot:
+        """Return the configuration that a statement sees: as committed when its first rows came."""
+        key = (connection_id, query_id)
+        with self._lock:
+            known = self._statements.get(key)
+            if known is None:
+                known = self._statements[key] = self._config.snapshot()
+                if len(self._statements) > _STATEMENTS_KEPT:
+                    self._statements.popitem(last=False)
+            return known
+
+    def run(self, rows: Sequence[RowCall | None], connection_id: int, query_id: int) -> list[Outcome | None]:
+        """Make the calls of one vector and return their outcomes once all are logged."""
+        statement_id = f"{self._id}-{connection_id}-{query_id}"
+        caller = self._callers.get(connection_id, self.caller)
+        batch = Batch(self.gateway, rows, statement_id, caller)
+        try:
+            return self._engine.run(batch, owner=connection_id)
+        except KeyboardInterrupt:
+            # Whatever leaves a function reaches the user as an error of DuckDB's with this text in it.
+            raise CallCancelled("[CANCELLED] KeyboardInterrupt: calls under way were broken off and logged") from None
+        finally:
+            self._log.flush()
+
+    def close(self) -> None:
+        """Break off all calls, write the log, end the thread and let go of the store."""
+        if self._engine.closed:
+            return
+        self._engine.close(self.gateway.aclose)
+        try:
+            self._log.flush()
+        finally:
+            self._log_cursor.close()
+            detach_store(self._store)
+            self._store.close()
+            for con in self._kept:
+                con.close()

@@ -1,0 +1,182 @@
+"""One thread with one event loop per gateway; other threads hand it work and wait, and can be interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Final, Protocol, TypeVar
+
+from fleming_sql.errors import GatewayClosed
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+STOP_S: Final = 5.0
+"""How long closing waits for the thread; it is a daemon, so the interpreter ends in any case."""
+TICK_S: Final = 0.5
+"""Longest wait without a look at signals, where the waiting thread is the main one."""
+
+
+class Run(Protocol[T_co]):
+    """Work for the loop that can be broken off."""
+
+    async def run(self) -> T_co:
+        """Do the work; called once, on the loop."""
+        ...
+
+    def cancel(self) -> None:
+        """Break it off; called on the loop, at any time."""
+        ...
+
+
+class Engine:
+    """The event-loop thread of one gateway. It starts with the first work and ends with `close`.
+
+    Args:
+        tick: Called on the loop's executor every `tick_s` seconds while there is work or was some lately.
+        tick_s: How often.
+    """
+
+    def __init__(self, tick: Callable[[], None], tick_s: float = 1.0) -> None:
+        self._tick = tick
+        self._tick_s = tick_s
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._ticking: asyncio.Task[None] | None = None
+        self._closed = False
+        self._runs: dict[Run[Any], Hashable] = {}
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more work is taken."""
+        return self._closed
+
+    def check_usable(self) -> None:
+        """Refuse work that could never be done.
+
+        Raises:
+            GatewayClosed: After `close`, or in a process forked off the one that made the engine.
+        """
+        if os.getpid() != self._pid:
+            raise GatewayClosed(
+                "[GATEWAY_CLOSED] this process was forked after fleming_sql.connect: threads do not survive a fork, "
+                "so open a connection of its own in the new process, or start it with multiprocessing's spawn method"
+            )
+        if self._closed:
+            raise GatewayClosed(
+                "[GATEWAY_CLOSED] the gateway of this connection is closed: open one with fleming_sql.connect or attach"
+            )
+
+    def run(self, work: Run[T], owner: Hashable) -> T:
+        """Do `work` on the loop and return its result; the calling thread waits.
+
+        Args:
+            work: What to do.
+            owner: Whom `cancel` names to break it off.
+
+        Raises:
+            GatewayClosed: The engine takes no more work.
+            KeyboardInterrupt: Ctrl-C came while the main thread waited; the work is broken off.
+        """
+        self.check_usable()
+        loop = self._started()
+        self._runs[work] = owner
+        future = asyncio.run_coroutine_threadsafe(work.run(), loop)
+        try:
+            return _wait(future)
+        except BaseException:
+            if not future.done():
+                loop.call_soon_threadsafe(work.cancel)
+                concurrent.futures.wait([future], STOP_S)
+            raise
+        finally:
+            self._runs.pop(work, None)
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run one coroutine on the loop and return its result."""
+        return _wait(asyncio.run_coroutine_threadsafe(coroutine, self._started()))
+
+    def cancel(self, owner: Hashable | None = None) -> None:
+        """Break off the work of `owner`, or all of it. Any thread may call it, and a signal handler."""
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            return
+        for work, of in list(self._runs.items()):
+            if owner is None or of == owner:
+                loop.call_soon_threadsafe(work.cancel)
+
+    def close(self, finish: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Break off all work, run `finish` on the loop and end the thread. A second close does nothing."""
+        with self._lock:
+            if self._closed or os.getpid() != self._pid:
+                self._closed = True
+                return
+            self._closed = True
+            loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+        self.cancel()
+        asyncio.run_coroutine_threadsafe(self._finish(finish), loop)
+        if thread is not threading.current_thread():
+            thread.join(STOP_S)
+
+    async def _finish(self, finish: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        loop = asyncio.get_running_loop()
+        apart = (asyncio.current_task(), self._ticking)
+        others = [task for task in asyncio.all_tasks() if task not in apart]
+        # The cancelled runs log what they broke off before they end.
+        await asyncio.wait(others, timeout=STOP_S / 2) if others else None
+        try:
+            await finish()
+        finally:
+            loop.stop()
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            self.check_usable()
+            if self._loop is None:
+                self._loop = _new_loop()
+                self._thread = threading.Thread(target=self._serve, name="fleming-sql", daemon=True)
+                self._thread.start()
+            return self._loop
+
+    def _serve(self) -> None:
+        loop = self._loop
+        assert loop is not None  # noqa: S101  made before the thread
+        asyncio.set_event_loop(loop)
+        self._ticking = loop.create_task(self._keep_ticking())
+        try:
+            loop.run_forever()
+        finally:
+            self._ticking.cancel()
+            loop.run_until_complete(asyncio.gather(self._ticking, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+
+    async def _keep_ticking(self) -> None:
+        while True:
+            await asyncio.sleep(self._tick_s)
+            await asyncio.to_thread(self._tick)
+
+
+def _wait(future: concurrent.futures.Future[T]) -> T:
+    """Wait in slices: a thread that waits without end does not see signals on every platform."""
+    while True:
+        try:
+            return future.result(TICK_S)
+        except concurrent.futures.TimeoutError:
+            if future.done():
+                raise
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # not made for Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

@@ -1,0 +1,105 @@
+"""The calls of one vector: identical ones made once, the first failure stopping what is not yet sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fleming_sql.errors import CallCancelled
+from fleming_sql.gateway.pipeline import Gateway, Outcome
+from fleming_sql.gateway.plan import CallInput, Plan, Statement
+from fleming_sql.types import Caller
+
+
+@dataclass(frozen=True, slots=True)
+class RowCall:
+    """One row: what it asks, and the plan that its arguments make."""
+
+    plan: Plan
+    asked: CallInput
+
+
+class Batch:
+    """Runs the calls of one vector on the gateway's event loop.
+
+    Args:
+        gateway: Makes the calls.
+        rows: The rows in their order; None stands for a NULL request, which is no call.
+        statement_id: Goes into the log.
+        caller: On whose behalf.
+    """
+
+    def __init__(self, gateway: Gateway, rows: Sequence[RowCall | None], statement_id: str, caller: Caller) -> None:
+        self._gateway = gateway
+        self._rows = rows
+        self._statement = Statement(statement_id, caller, statement_id, self._permit)
+        self._outcomes: list[Outcome | None] = [None] * len(rows)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._sent: set[asyncio.Task[None] | None] = set()
+        self._stopped = False
+        self._cancelled = False
+
+    async def run(self) -> list[Outcome | None]:
+        """Make the calls and return their outcomes in the order of the rows.
+
+        Raises:
+            CallCancelled: `cancel` was called; what was under way is logged.
+        """
+        if not self._cancelled:
+            self._tasks = [asyncio.create_task(self._one(positions)) for positions in self._groups()]
+            for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
+                if isinstance(ended, BaseException) and not isinstance(ended, asyncio.CancelledError):
+                    raise ended
+        if self._cancelled:
+            raise CallCancelled("[CANCELLED] the statement was interrupted; calls under way were broken off and logged")
+        return self._outcomes
+
+    def cancel(self) -> None:
+        """Send no more and break off what is under way. Called on the event loop."""
+        self._stopped = self._cancelled = True
+        for task in self._tasks:
+            task.cancel()
+
+    def _groups(self) -> list[list[int]]:
+        """Return the positions of the rows, identical ones together."""
+        alone: list[list[int]] = []
+        groups: dict[tuple[int, str, bytes | None], list[int]] = {}
+        for position, row in enumerate(self._rows):
+            if row is None:
+                continue
+            if row.plan.reusable:
+                groups.setdefault((id(row.plan), row.asked.request, row.asked.file), []).append(position)
+            else:
+                alone.append([position])
+        return [*groups.values(), *alone]
+
+    async def _one(self, positions: Sequence[int]) -> None:
+        row = self._row(positions[0])
+        outcome = await self._gateway.call(row.plan, row.asked, self._statement)
+        self._outcomes[positions[0]] = outcome
+        for position in positions[1:]:
+            self._gateway.repeat(row.plan, self._row(position).asked, self._statement, outcome)
+            self._outcomes[position] = outcome
+        if outcome.error is not None and row.plan.options.fail_on_error:
+            self._stop()
+
+    def _row(self, position: int) -> RowCall:
+        row = self._rows[position]
+        assert row is not None  # noqa: S101  groups hold no NULL rows
+        return row
+
+    def _stop(self) -> None:
+        """Let what is under way come to its end, to be logged, and send nothing more."""
+        if self._stopped:
+            return
+        self._stopped = True
+        current = asyncio.current_task()
+        for task in self._tasks:
+            if task not in self._sent and task is not current:
+                task.cancel()
+
+    def _permit(self) -> None:
+        if self._stopped:
+            raise asyncio.CancelledError
+        self._sent.add(asyncio.current_task())

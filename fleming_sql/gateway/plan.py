@@ -1,0 +1,169 @@
+"""What all rows of one statement's call have in common, worked out once."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from fleming_sql import jsontext
+from fleming_sql.errors import ArgumentError, CallError
+from fleming_sql.policies.answers import AnswerChecker
+from fleming_sql.policies.options import result_type
+from fleming_sql.policies.parameters import is_reusable
+from fleming_sql.types import CUSTOM, Caller, CallOptions, Endpoint, Snapshot
+
+_CHAT_ONLY: Final = frozenset({"llm/v1/chat", "agent/v1/chat"})
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """The SQL statement that a call belongs to."""
+
+    id: str
+    caller: Caller
+    flow: Hashable
+    """Statements with different flows share an endpoint's places fairly."""
+    permit: Callable[[], None]
+    """Called before each request is sent; raises CancelledError when the statement sends no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallInput:
+    """What one row asks."""
+
+    request: str
+    """The request as JSON text: a string for a prompt, an object for a STRUCT, an array for a list."""
+    file: bytes | None = None
+    """A picture that goes with it."""
+    usage_context: Mapping[str, str] = field(default_factory=dict)
+    """Labels for the usage table; they play no part in the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An endpoint and the arguments of a call, checked against each other."""
+
+    snapshot: Snapshot
+    endpoint_name: str
+    endpoint: Endpoint | None
+    """None where there is none of that name."""
+    options: CallOptions
+    checker: AnswerChecker
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """The endpoint's defaults with the call's own on top."""
+    refusal: tuple[str, str, int, str] | None = None
+    """Condition, text, status and code where no call can succeed."""
+    reusable: bool = False
+    fingerprint: bytes = b""
+    """Of everything but the row that an answer depends on."""
+
+    def key(self, asked: CallInput) -> bytes:
+        """Return the request hash: equal for calls that may share an answer."""
+        digest = hashlib.blake2b(asked.request.encode(), key=self.fingerprint, digest_size=16)
+        if asked.file is not None:
+            digest.update(b"\0file\0")
+            digest.update(asked.file)
+        return digest.digest()
+
+    def refuse(self, request_id: str) -> CallError | None:
+        """Return the error that every row of this plan gets, None where calls can be made."""
+        if self.refusal is None:
+            return None
+        condition, text, status, code = self.refusal
+        return CallError(
+            condition,
+            f"[{condition}] {text} (request id {request_id}, HTTP status {status})",
+            status=status,
+            code=code,
+        )
+
+
+def make_plan(snapshot: Snapshot, endpoint_name: str, options: CallOptions, request_type: str) -> Plan:
+    """Check the arguments of a call against its endpoint.
+
+    Args:
+        snapshot: The configuration.
+        endpoint_name: As the caller wrote it.
+        options: The other arguments.
+        request_type: DuckDB's name of the request's type.
+
+    Raises:
+        ArgumentError: An argument does not fit the endpoint's task, or is wrong in itself.
+    """
+    endpoint = snapshot.endpoints.get(endpoint_name)
+    kind = result_type(endpoint.task if endpoint else None, options, request_type)
+    typed = options.return_type is not None or kind.duckdb() != "VARCHAR"
+    checker = AnswerChecker(options.response_format, kind if typed else None)
+    if endpoint is None:
+        refusal = _unknown(endpoint_name, snapshot.endpoints)
+        return Plan(snapshot, endpoint_name, None, options, checker, refusal=refusal)
+    _check_task(endpoint, options)
+    parameters = {**endpoint.default_parameters, **options.parameters}
+    return Plan(
+        snapshot,
+        endpoint_name,
+        endpoint,
+        options,
+        checker,
+        parameters=parameters,
+        refusal=_refusal(endpoint),
+        reusable=options.cache and endpoint.cache_ttl_seconds is not None and _is_reusable(endpoint, parameters),
+        fingerprint=_fingerprint(endpoint, options, parameters),
+    )
+
+
+def _is_reusable(endpoint: Endpoint, parameters: Mapping[str, Any]) -> bool:
+    return all(is_reusable(endpoint.task, {**entity.parameters, **parameters}) for entity in endpoint.entities)
+
+
+def _fingerprint(endpoint: Endpoint, options: CallOptions, parameters: Mapping[str, Any]) -> bytes:
+    ids = [entity.id for entity in endpoint.entities]
+    text = jsontext.dumpb([endpoint.name, endpoint.version, ids, parameters, options.response_format])
+    return hashlib.blake2b(text, digest_size=32).digest()
+
+
+def _check_task(endpoint: Endpoint, options: CallOptions) -> None:
+    if endpoint.task == CUSTOM and options.parameters:
+        raise ArgumentError(
+            "AI_FUNCTION_INVALID_MODEL_PARAMETERS.UNSUPPORTED_ENDPOINT_TYPE",
+            f'modelParameters go to chat, completions and embeddings endpoints; "{endpoint.name}" serves a custom '
+            "model, whose inputs go into the request",
+        )
+    if options.response_format is not None and endpoint.task not in _CHAT_ONLY:
+        raise ArgumentError(
+            "AI_FUNCTION_UNSUPPORTED_RESPONSE_FORMAT",
+            f'responseFormat goes to chat endpoints, and the task of "{endpoint.name}" is {endpoint.task}',
+        )
+
+
+def _refusal(endpoint: Endpoint) -> tuple[str, str, int, str] | None:
+    if not endpoint.enabled:
+        return (
+            "PERMISSION_DENIED",
+            f'endpoint "{endpoint.name}" is switched off: set the column enabled of its row in fleming.endpoints',
+            403,
+            "PERMISSION_DENIED",
+        )
+    if endpoint.problems:
+        return "CONFIG_PROBLEM", f'endpoint "{endpoint.name}": {endpoint.problems[0]}', 400, "CONFIG_PROBLEM"
+    return None
+
+
+def _unknown(name: str, known: Iterable[str]) -> tuple[str, str, int, str]:
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        hint = "did you mean " + ", ".join(f'"{one}"' for one in near) + "?"
+    elif names:
+        hint = "there are: " + ", ".join(f'"{one}"' for one in names[:10]) + (" …" if len(names) > 10 else "")
+    else:
+        hint = "there are none yet"
+    return (
+        "RESOURCE_DOES_NOT_EXIST",
+        f'there is no endpoint "{name}" in fleming.endpoints; {hint}',
+        404,
+        "RESOURCE_DOES_NOT_EXIST",
+    )

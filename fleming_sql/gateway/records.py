@@ -1,0 +1,241 @@
+"""What is known of a call while it runs, and the one record that it ends in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Coroutine, Hashable
+from typing import Any, Final
+
+from fleming_sql.clock import Clock
+from fleming_sql.errors import CallError
+from fleming_sql.gateway.plan import CallInput, Plan, Statement
+from fleming_sql.gateway.reuse import Reusable
+from fleming_sql.gateway.upstream import Exchange, ExchangeFailed
+from fleming_sql.policies.tokens import estimate_tokens
+from fleming_sql.types import Answer, Attempt, CallRecord, ServedEntity, Usage
+
+CANCELLED_STATUS: Final = 499
+"""What proxies log when the client goes away before the answer."""
+
+
+class CallInProgress:
+    """The clockwork of one call: its id, its deadline, what it waited for and what it tried.
+
+    Args:
+        plan: The endpoint and options.
+        asked: The row.
+        statement: The statement it belongs to.
+        clock: Time and ids.
+    """
+
+    __slots__ = (
+        "_asked", "_attempts", "_clock", "_deadline", "_idle_s", "_plan", "_queued_s", "_request_body",
+        "_response_body", "_spent", "_started", "_started_at", "_statement", "_upstream_ms", "entity",
+        "input_characters", "key", "request_id", "sent",
+    )  # fmt: skip
+
+    def __init__(self, plan: Plan, asked: CallInput, statement: Statement, clock: Clock) -> None:
+        self.key = plan.key(asked)
+        self._asked = asked
+        self._plan = plan
+        self._statement = statement
+        self._clock = clock
+        self._started_at = clock.now()
+        self._started = clock.monotonic()
+        self._deadline: float | None = None
+        self._queued_s = 0.0
+        self._idle_s = 0.0
+        self._upstream_ms = 0.0
+        self._attempts: list[Attempt] = []
+        self._request_body: str | None = None
+        self._response_body: str | None = None
+        self._spent: list[Answer] = []
+        self.request_id = clock.new_id()
+        self.sent = False
+        self.entity: ServedEntity | None = None
+        self.input_characters = 0
+
+    def permit(self) -> None:
+        """Ask the statement whether a request may go out, and take down that it did.
+
+        Raises:
+            asyncio.CancelledError: The statement sends no more.
+        """
+        self._statement.permit()
+        self.sent = True
+
+    def start_clock(self) -> float:
+        """Start the deadline at the first request that goes out; return the seconds left."""
+        if self._deadline is None:
+            assert self._plan.endpoint is not None  # noqa: S101  only calls to an endpoint send
+            self._deadline = self._clock.monotonic() + self._plan.endpoint.timeout_ms / 1000
+        return self.remaining_s
+
+    @property
+    def flow(self) -> Hashable:
+        """Whose turn it is when the endpoint's places are shared out."""
+        return self._statement.flow
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds left for the whole call; endless before its first request."""
+        return float("inf") if self._deadline is None else self._deadline - self._clock.monotonic()
+
+    async def queued(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """Wait for a place; the time counts as queued and not against the deadline."""
+        began = self._clock.monotonic()
+        await waiting
+        took = self._clock.monotonic() - began
+        self._queued_s += took
+        if self._deadline is not None:
+            self._deadline += took
+
+    async def idle(self, waiting: Awaitable[None]) -> None:
+        """Wait between attempts; the time counts against the deadline, but is not overhead."""
+        began = self._clock.monotonic()
+        await waiting
+        self._idle_s += self._clock.monotonic() - began
+
+    def tried(self, exchange: Exchange | ExchangeFailed) -> None:
+        """Take down one attempt."""
+        self._request_body = exchange.request_body or self._request_body
+        self._response_body = exchange.response_body
+        if exchange.attempt is not None:
+            self._attempts.append(exchange.attempt)
+            self._upstream_ms += exchange.attempt.duration_ms
+
+    def spent(self, answer: Answer) -> None:
+        """Count the tokens of an answer that did not fit and is asked for again."""
+        self._spent.append(answer)
+
+    def keep(self, made: Reusable, *, reused: bool = False) -> None:
+        """Log an answer that came but could not be used; count its tokens unless another call did."""
+        if not reused:
+            self._spent.append(made.answer)
+        self._request_body, self._response_body = made.request_body, made.response_body
+
+    def answered(self, made: Reusable) -> CallRecord:
+        """Return the record of a call that its own request answered."""
+        self._request_body, self._response_body = made.request_body, made.response_body
+        self._spent.append(made.answer)
+        return self._count(self._record(200))
+
+    def reused(self, made: Reusable) -> CallRecord:
+        """Return the record of a call that another one's answer answered: no tokens, no cost."""
+        self._request_body, self._response_body = made.request_body, made.response_body
+        record = self._record(200)
+        record.cache_hit = True
+        record.reused_request_id = made.request_id
+        record.served_entity_id = made.served_entity_id
+        record.input_token_count = record.output_token_count = 0
+        record.output_character_count = _characters(made.answer)
+        return record
+
+    def repeated(self, first: CallRecord, made: Reusable | None) -> CallRecord:
+        """Return the record of a row that shares the outcome of an identical row of its vector."""
+        if made is not None and first.error_code is None:
+            self.input_characters = first.input_character_count
+            return self.reused(made)
+        record = self._record(first.status_code)
+        record.error_code, record.error_message = first.error_code, first.error_message
+        record.request, record.response = first.request, first.response
+        record.served_entity_id = first.served_entity_id
+        record.reused_request_id = first.databricks_request_id
+        record.cache_hit = True
+        record.input_token_count = record.output_token_count = 0
+        return record
+
+    def failed(self, error: CallError) -> CallRecord:
+        """Return the record of a call that ended in an error."""
+        record = self._count(self._record(error.status))
+        record.error_code, record.error_message = error.code, error.message
+        return record
+
+    def broken_off(self, attempt: Attempt, request_body: str) -> None:
+        """Take down an attempt that was cancelled while it was under way."""
+        self._request_body, self._response_body = request_body, None
+        self._attempts.append(attempt)
+        self._upstream_ms += attempt.duration_ms
+
+    def cancelled(self) -> CallRecord:
+        """Return the record of a call that was cancelled after a request had gone out."""
+        record = self._count(self._record(CANCELLED_STATUS))
+        record.error_code = "CANCELLED"
+        record.error_message = "the statement was interrupted or its connection closed"
+        return record
+
+    def _record(self, status: int) -> CallRecord:
+        plan, statement, endpoint = self._plan, self._statement, self._plan.endpoint
+        total_s = self._clock.monotonic() - self._started
+        waited_s = self._queued_s + self._idle_s + self._upstream_ms / 1000
+        record = CallRecord(
+            databricks_request_id=self.request_id,
+            client_request_id=None,
+            request_time=self._started_at,
+            endpoint_name=plan.endpoint_name,
+            config_version=endpoint.version if endpoint else None,
+            served_entity_id=self.entity.id if self.entity else None,
+            requester=statement.caller.user,
+            statement_id=statement.id,
+            usage_context=self._asked.usage_context,
+            request_hash=self.key.hex(),
+            payload_logging=endpoint.payload_logging if endpoint else False,
+            usage_tracking=endpoint.usage_tracking if endpoint else True,
+            status_code=status,
+            execution_duration_ms=total_s * 1000,
+            queue_ms=self._queued_s * 1000,
+            overhead_us=max(0.0, total_s - waited_s) * 1e6,
+            input_character_count=self.input_characters,
+            attempts=tuple(self._attempts),
+        )
+        if endpoint is not None and endpoint.payload_logging:
+            _log_bodies(record, self._request_body, self._response_body, endpoint.max_logged_bytes)
+        return record
+
+    def _count(self, record: CallRecord) -> CallRecord:
+        """Add up the tokens of all answers that came for this call, estimating what the provider did not say."""
+        for answer in self._spent:
+            usage = self._with_estimates(answer, record)
+            record.input_token_count = _plus(record.input_token_count, usage.input_tokens)
+            record.output_token_count = _plus(record.output_token_count, usage.output_tokens)
+            record.cached_input_token_count = _plus(record.cached_input_token_count, usage.cached_input_tokens)
+            record.reasoning_token_count = _plus(record.reasoning_token_count, usage.reasoning_tokens)
+            record.output_character_count += _characters(answer)
+        return record
+
+    def _with_estimates(self, answer: Answer, record: CallRecord) -> Usage:
+        usage = answer.usage
+        is_text = isinstance(answer.content, str)
+        if usage.input_tokens is not None and (usage.output_tokens is not None or not is_text):
+            return usage
+        record.tokens_estimated = True
+        return Usage(
+            input_tokens=estimate_tokens(self.input_characters) if usage.input_tokens is None else usage.input_tokens,
+            output_tokens=(
+                estimate_tokens(len(answer.content)) if usage.output_tokens is None and is_text else usage.output_tokens
+            ),
+            cached_input_tokens=usage.cached_input_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+        )
+
+
+def _plus(total: int | None, more: int | None) -> int | None:
+    return total if more is None else (total or 0) + more
+
+
+def _characters(answer: Answer) -> int:
+    return len(answer.content) if isinstance(answer.content, str) else 0
+
+
+def _log_bodies(record: CallRecord, request: str | None, response: str | None, limit: int) -> None:
+    codes: list[str] = []
+    record.request = _bounded(request, limit, "MAX_REQUEST_SIZE_EXCEEDED", codes)
+    record.response = _bounded(response, limit, "MAX_RESPONSE_SIZE_EXCEEDED", codes)
+    record.logging_error_codes = tuple(codes)
+
+
+def _bounded(body: str | None, limit: int, code: str, codes: list[str]) -> str | None:
+    # A character is at most four bytes, so most bodies need no encoding to be measured.
+    if body is None or len(body) * 4 <= limit or len(body.encode("utf-8", "replace")) <= limit:
+        return body
+    codes.append(code)
+    return None

@@ -1,0 +1,258 @@
+"""One exchange with one provider: credentials, sending, reading within limits, and every way to fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import httpx
+
+from fleming_sql import jsontext
+from fleming_sql.clock import Clock
+from fleming_sql.credentials import CredentialResolver, secret_reference
+from fleming_sql.errors import CredentialError
+from fleming_sql.policies.failures import Failure, code_of
+from fleming_sql.policies.retries import RETRIED_STATUSES, read_retry_after
+from fleming_sql.providers import BadAnswer, BadProviderRequest, Provider, ProviderRegistry
+from fleming_sql.transport import HttpReply, HttpRequest, Transport, TransportFailed
+from fleming_sql.transport.over_httpx import HttpxTransport
+from fleming_sql.types import (
+    Answer,
+    Attempt,
+    Credential,
+    Endpoint,
+    ModelRequest,
+    OutgoingRequest,
+    Secret,
+    ServedEntity,
+)
+
+_REDACTED: Final = "[REDACTED]"
+_HEADERS: Final[Mapping[str, str]] = MappingProxyType(
+    {"content-type": "application/json", "accept": "application/json", "user-agent": "fleming-sql"}
+)
+_MAX_READ_ERROR: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request that was answered."""
+
+    answer: Answer
+    request_body: str
+    response_body: str
+    attempt: Attempt | None
+    """None where the request was another call's that carried this one's inputs too."""
+
+
+class ExchangeFailed(Exception):
+    """A request that was not answered as it should have been."""
+
+    def __init__(
+        self,
+        failure: Failure,
+        request_body: str = "",
+        response_body: str | None = None,
+        attempt: Attempt | None = None,
+    ) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.request_body = request_body
+        self.response_body = response_body
+        self.attempt = attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a request goes: the endpoint and entity as one snapshot had them."""
+
+    endpoint: Endpoint
+    entity: ServedEntity
+    credentials: Mapping[str, Credential]
+
+
+class Upstream:
+    """Sends requests to providers.
+
+    Args:
+        providers: The registry.
+        transport: The way to the network, for providers without one of their own.
+        clock: Time and ids.
+    """
+
+    def __init__(self, providers: ProviderRegistry, transport: Transport, clock: Clock) -> None:
+        self._providers = providers
+        self._transport = transport
+        self._clock = clock
+        self._resolver = CredentialResolver(clock.monotonic)
+        self._own_transports: dict[httpx.AsyncBaseTransport, Transport] = {}
+
+    def provider(self, entity: ServedEntity) -> Provider:
+        """Return the provider that speaks the entity's wire format."""
+        return self._providers.get(entity.provider)
+
+    async def send(self, target: Target, request: ModelRequest, timeout_s: float, reason: str) -> Exchange:
+        """Send `request` once and return the answer.
+
+        Raises:
+            ExchangeFailed: With the failure and what is known of it.
+        """
+        entity = target.entity
+        provider = self.provider(entity)
+        try:
+            outgoing = provider.encode(entity, request)
+            secrets = await self._secrets(provider, target)
+            headers = provider.authorize(entity, outgoing, secrets)
+        except BadProviderRequest as error:
+            raise ExchangeFailed(Failure("request", str(error))) from None
+        except CredentialError as error:
+            raise ExchangeFailed(Failure("credential", str(error))) from None
+        exchange = _OneExchange(self._clock, target, request, outgoing, secrets, reason)
+        transport = self._transport_for(provider, entity)
+        return await exchange.run(provider, transport, self._http_request(target, outgoing, headers), timeout_s)
+
+    def _http_request(
+        self, target: Target, outgoing: OutgoingRequest, secret_headers: Mapping[str, str]
+    ) -> HttpRequest:
+        return HttpRequest(
+            outgoing.method,
+            outgoing.url,
+            {**_HEADERS, **outgoing.headers, **secret_headers},
+            outgoing.body,
+            connect_timeout_s=target.endpoint.connect_timeout_ms / 1000,
+            max_reply_bytes=target.endpoint.max_response_bytes,
+        )
+
+    def _transport_for(self, provider: Provider, entity: ServedEntity) -> Transport:
+        own = provider.transport(entity)
+        if own is None:
+            return self._transport
+        if own not in self._own_transports:
+            self._own_transports[own] = HttpxTransport(own)
+        return self._own_transports[own]
+
+    async def _secrets(self, provider: Provider, target: Target) -> Mapping[str, Secret]:
+        entity = target.entity
+        named = {key: secret_reference(value) for key, value in entity.provider_config.items()}
+        if entity.credential:
+            named["credential"] = secret_reference(entity.credential) or entity.credential
+        secrets = {key: await self._resolver.resolve(name, target.credentials) for key, name in named.items() if name}
+        if not secrets and provider.requires_credential(entity):
+            raise CredentialError(
+                f'provider "{entity.provider}" needs a credential: insert one into fleming.credentials and name it in '
+                f"fleming.served_entities (row {entity.endpoint}/{entity.name}, column credential)"
+            )
+        return secrets
+
+
+class _OneExchange:
+    """The state of one exchange, so that each way to fail can tell all that is known of it."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        target: Target,
+        request: ModelRequest,
+        outgoing: OutgoingRequest,
+        secrets: Mapping[str, Secret],
+        reason: str,
+    ) -> None:
+        self._clock = clock
+        self._target = target
+        self._request = request
+        self._secrets = secrets
+        self._reason = reason
+        self._request_body = self._clean(outgoing.body.decode("utf-8", "replace"))
+        self._response_body: str | None = None
+        self._status = 0
+        self._started_at = clock.now()
+        self._started = clock.monotonic()
+
+    async def run(self, provider: Provider, transport: Transport, http: HttpRequest, timeout_s: float) -> Exchange:
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await transport.send(http)
+        except TimeoutError:
+            raise self._failed("timeout", f"no whole answer came within {timeout_s:.1f} s") from None
+        except TransportFailed as error:
+            self._status = error.status
+            raise self._failed(error.kind, error.message, retryable=error.kind == "connect") from None
+        except asyncio.CancelledError:
+            raise Cancelled(self._attempt("CANCELLED", "the call was cancelled"), self._request_body) from None
+        self._status = reply.status
+        self._response_body = self._clean(reply.body.decode("utf-8", "replace"))
+        return self._answered(provider, reply)
+
+    def _answered(self, provider: Provider, reply: HttpReply) -> Exchange:
+        status = reply.status
+        if 300 <= status < 400:
+            raise self._failed("redirect", f"the server answered with a redirect (HTTP {status})")
+        try:
+            payload: Any = jsontext.loads(reply.body)
+        except ValueError:
+            payload = None if 200 <= status < 300 else reply.body[:_MAX_READ_ERROR].decode("utf-8", "replace")
+        if not 200 <= status < 300:
+            raise self._refused(provider, reply, payload)
+        if payload is None:
+            raise self._failed("answer", f"the answer is not JSON: {self._beginning()}")
+        try:
+            answer = provider.decode(self._request, payload)
+        except BadAnswer as error:
+            raise self._failed("answer", f"{error}; the answer begins {self._beginning()}") from None
+        return Exchange(answer, self._request_body, self._response_body or "", self._attempt(None, None))
+
+    def _refused(self, provider: Provider, reply: HttpReply, payload: Any) -> ExchangeFailed:
+        message = self._clean(provider.read_error(payload) or "(no message)")
+        return self._fail_with(
+            Failure(
+                "status",
+                message,
+                status=reply.status,
+                retry_after_s=read_retry_after(reply.headers, self._clock.now()),
+                retryable=reply.status in RETRIED_STATUSES,
+            )
+        )
+
+    def _failed(self, kind: Any, message: str, *, retryable: bool = False) -> ExchangeFailed:
+        return self._fail_with(Failure(kind, self._clean(message), status=self._status, retryable=retryable))
+
+    def _fail_with(self, failure: Failure) -> ExchangeFailed:
+        attempt = self._attempt(code_of(failure), failure.message)
+        return ExchangeFailed(failure, self._request_body, self._response_body, attempt)
+
+    def _attempt(self, error_code: str | None, error_message: str | None) -> Attempt:
+        return Attempt(
+            attempt_id=self._clock.new_id(),
+            served_entity_id=self._target.entity.id,
+            served_entity_name=self._target.entity.name,
+            started_at=self._started_at,
+            duration_ms=(self._clock.monotonic() - self._started) * 1000,
+            status_code=self._status,
+            error_code=error_code,
+            error_message=error_message,
+            reason=self._reason,
+            inputs=max(1, len(self._request.inputs)),
+        )
+
+    def _beginning(self) -> str:
+        text = self._response_body or ""
+        return jsontext.dumps(text[:200]) if text else "(empty)"
+
+    def _clean(self, text: str) -> str:
+        """Take secrets out of what will be logged or shown: some servers repeat the key they refuse."""
+        for secret in self._secrets.values():
+            if secret.reveal() in text:
+                text = text.replace(secret.reveal(), _REDACTED)
+        return text
+
+
+class Cancelled(asyncio.CancelledError):
+    """The call was cancelled while its request was under way; carries what the log needs to know of it."""
+
+    def __init__(self, attempt: Attempt, request_body: str) -> None:
+        super().__init__()
+        self.attempt = attempt
+        self.request_body = request_body

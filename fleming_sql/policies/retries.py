@@ -1,0 +1,74 @@
+"""Again, or give up; and when.
+
+Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+BASE_S: Final = 0.5
+CAP_S: Final = 20.0
+RETRIED_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+
+
+def next_delay(
+    *,
+    retryable: bool,
+    retry_after_s: float | None,
+    attempts_made: int,
+    max_retries: int,
+    remaining_s: float,
+    chance: float,
+) -> float | None:
+    """Return the seconds to wait before the next attempt, None to give up.
+
+    Args:
+        retryable: Whether the failure is of a kind that may pass and was not billed.
+        retry_after_s: What the provider asked for, if it did.
+        attempts_made: Attempts so far, at least 1.
+        max_retries: Further attempts allowed after the first.
+        remaining_s: Time left for the whole call.
+        chance: A number in [0, 1), the jitter.
+
+    Example:
+        >>> next_delay(retryable=True, retry_after_s=2.0, attempts_made=1, max_retries=4, remaining_s=60, chance=0.5)
+        2.0
+    """
+    if not retryable or attempts_made > max_retries:
+        return None
+    backoff = chance * min(CAP_S, BASE_S * 2.0 ** (attempts_made - 1))
+    delay = backoff if retry_after_s is None else max(retry_after_s, 0.0)
+    return delay if delay < remaining_s else None
+
+
+def read_retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Return the seconds that `retry-after-ms` or `Retry-After` (seconds or HTTP date) ask for, None without.
+
+    Example:
+        >>> read_retry_after({"retry-after": "1.5"}, datetime.now(UTC))
+        1.5
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    text = headers.get("retry-after")
+    seconds = _number(text)
+    if seconds is not None or text is None:
+        return seconds
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds())
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text) if text else None
+    except ValueError:
+        return None
+    return value if value is not None and 0 <= value < float("inf") else None

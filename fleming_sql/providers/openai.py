@@ -1,0 +1,217 @@
+"""OpenAI's wire format: OpenAI itself, Azure OpenAI and the many servers that speak the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+from urllib.parse import quote, urlsplit
+
+from fleming_sql.jsontext import dumpb
+from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider, read_usage
+from fleming_sql.providers.openai_answers import read_chat, read_completion, read_embeddings
+from fleming_sql.types import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    Answer,
+    ModelRequest,
+    OutgoingRequest,
+    ResponseFormat,
+    Secret,
+    ServedEntity,
+)
+
+BASE_URL: Final = "https://api.openai.com/v1"
+MAX_INPUTS: Final = 256
+_PATHS: Final[Mapping[str, str]] = {
+    CHAT: "/chat/completions",
+    "agent/v1/chat": "/chat/completions",
+    COMPLETIONS: "/completions",
+    EMBEDDINGS: "/embeddings",
+}
+_API_TYPES: Final = ("openai", "azure", "azuread")
+_LIMITS: Final = ("max_tokens", "max_completion_tokens")
+_REFUSE_MAX_TOKENS: Final = ("o1", "o3", "o4", "gpt-5")
+"""Beginnings of the names of OpenAI models that refuse max_tokens and take max_completion_tokens."""
+
+
+class OpenAI(Provider):
+    """Any server with OpenAI's `/chat/completions`, `/completions` or `/embeddings`.
+
+    Example:
+        >>> OpenAI().encode(entity, request).url
+        'https://api.openai.com/v1/chat/completions'
+    """
+
+    tasks: ClassVar[frozenset[str]] = frozenset(_PATHS)
+    description: ClassVar[str] = "OpenAI, Azure OpenAI and any server that speaks OpenAI's wire format"
+    secret_keys: ClassVar[tuple[str, ...]] = ("openai_api_key",)
+    config_keys: ClassVar[frozenset[str]] = frozenset(
+        {
+            "openai_api_key",
+            "openai_api_type",
+            "openai_api_base",
+            "openai_api_version",
+            "openai_deployment_name",
+            "openai_organization",
+            "max_tokens_parameter",
+            "max_inputs_per_request",
+        }
+    )
+
+    def encode(self, entity: ServedEntity, request: ModelRequest) -> OutgoingRequest:
+        """Put a request into the body of the task's path.
+
+        Raises:
+            BadProviderRequest: The provider_config cannot work, or a parameter has no place.
+        """
+        body = _content(request)
+        if entity.model and _api_type(entity) == "openai":
+            body = {"model": entity.model, **body}
+        for key, value in _parameters(entity, request.parameters).items():
+            if key in body or key == "model":
+                raise BadProviderRequest(f'the parameter "{key}" is set by the gateway: remove it')
+            body[key] = value
+        if body.get("stream"):
+            raise BadProviderRequest('the parameter "stream" has no place: answers are read whole')
+        organization = config_text(entity, "openai_organization")
+        headers = {"openai-organization": organization} if organization else {}
+        return OutgoingRequest(self._url(entity, request.task), dumpb(body), headers)
+
+    def authorize(
+        self, entity: ServedEntity, outgoing: OutgoingRequest, secrets: Mapping[str, Secret]
+    ) -> Mapping[str, str]:
+        """Return `api-key` for Azure, a bearer token for all others."""
+        secret = self.find_secret(secrets)
+        if secret is not None and _api_type(entity) == "azure":
+            return {"api-key": secret.reveal()}
+        return super().authorize(entity, outgoing, secrets)
+
+    def requires_credential(self, entity: ServedEntity) -> bool:
+        """Return True for OpenAI itself and for Azure; other servers may ask for none."""
+        return entity.provider_config.get("openai_api_type") in ("azure", "azuread") or _is_openai(entity)
+
+    def decode(self, request: ModelRequest, payload: Any) -> Answer:
+        """Read an answer.
+
+        Raises:
+            BadAnswer: A field is missing or wrong, or the model refused.
+        """
+        if not isinstance(payload, dict):
+            raise BadAnswer(f"the answer is not an object but {type(payload).__name__}")
+        finish_reason = None
+        content: Any
+        if request.task == EMBEDDINGS:
+            content = read_embeddings(payload, len(request.inputs))
+        elif request.task == COMPLETIONS:
+            content, finish_reason = read_completion(payload)
+        else:
+            content, finish_reason = read_chat(payload)
+        model = payload.get("model")
+        return Answer(
+            content,
+            read_usage(payload.get("usage")),
+            model if isinstance(model, str) else None,
+            finish_reason,
+        )
+
+    def max_inputs(self, entity: ServedEntity) -> int:
+        """Return `max_inputs_per_request` of the provider_config where it is a number, else 256."""
+        value = entity.provider_config.get("max_inputs_per_request", MAX_INPUTS)
+        return max(1, int(value)) if isinstance(value, int | float) else MAX_INPUTS
+
+    def base_url(self, entity: ServedEntity) -> str:
+        """Return the address that the task's path is appended to."""
+        return _base_url(entity)
+
+    def _url(self, entity: ServedEntity, task: str) -> str:
+        path = _PATHS.get(task)
+        if path is None:
+            raise BadProviderRequest(
+                f'provider "{entity.provider}" cannot serve the task {task} (table endpoints, column task)'
+            )
+        base = self.base_url(entity)
+        if _api_type(entity) == "openai":
+            return f"{base}{path}"
+        deployment, version = (_azure_text(entity, key) for key in ("openai_deployment_name", "openai_api_version"))
+        return f"{base}/openai/deployments/{quote(deployment, safe='')}{path}?api-version={quote(version)}"
+
+
+def config_text(entity: ServedEntity, key: str) -> str | None:
+    """Return a text of the entity's provider_config; an empty one is as good as none.
+
+    Raises:
+        BadProviderRequest: The value is something else than a text.
+    """
+    value = entity.provider_config.get(key)
+    if value is None or isinstance(value, str):
+        return value or None
+    raise config_problem(entity, key, "must be a text")
+
+
+def config_problem(entity: ServedEntity, key: str, problem: str) -> BadProviderRequest:
+    """Return the error for a key of an entity's provider_config."""
+    return BadProviderRequest(
+        f'key "{key}" {problem}: table served_entities, row "{entity.endpoint}/{entity.name}", column provider_config'
+    )
+
+
+def _content(request: ModelRequest) -> dict[str, Any]:
+    if request.task == EMBEDDINGS:
+        return {"input": list(request.inputs)}
+    if request.task == COMPLETIONS:
+        return {"prompt": request.inputs[0], **_response_format(request.response_format)}
+    return {"messages": list(request.messages), **_response_format(request.response_format)}
+
+
+def _response_format(wanted: ResponseFormat | None) -> dict[str, Any]:
+    if wanted is None or wanted.kind == "text":
+        return {}
+    if wanted.kind == "json_object":
+        return {"response_format": {"type": "json_object"}}
+    envelope: dict[str, Any] = {"name": wanted.name, "schema": wanted.schema}
+    if wanted.strict is not None:
+        envelope["strict"] = wanted.strict
+    return {"response_format": {"type": "json_schema", "json_schema": envelope}}
+
+
+def _parameters(entity: ServedEntity, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters with the limit on tokens under the name that the server takes."""
+    if "max_tokens" not in given and "max_completion_tokens" not in given:
+        return given
+    wanted = config_text(entity, "max_tokens_parameter")
+    if wanted is None and entity.model.startswith(_REFUSE_MAX_TOKENS) and _is_openai(entity):
+        wanted = "max_completion_tokens"
+    if wanted is None:
+        return given
+    if wanted not in _LIMITS:
+        raise config_problem(entity, "max_tokens_parameter", f'is "{wanted}" and must be one of {_LIMITS}')
+    limit = given[wanted] if wanted in given else next(given[name] for name in _LIMITS if name in given)
+    return {**{key: value for key, value in given.items() if key not in _LIMITS}, wanted: limit}
+
+
+def _base_url(entity: ServedEntity) -> str:
+    base = entity.base_url or config_text(entity, "openai_api_base")
+    if base is None and _api_type(entity) != "openai":
+        base = _azure_text(entity, "openai_api_base")
+    return (base or BASE_URL).rstrip("/")
+
+
+def _azure_text(entity: ServedEntity, key: str) -> str:
+    value = config_text(entity, key)
+    if value is None:
+        api_type = entity.provider_config["openai_api_type"]
+        raise config_problem(entity, key, f'is missing, and openai_api_type "{api_type}" needs it')
+    return value
+
+
+def _api_type(entity: ServedEntity) -> str:
+    value = config_text(entity, "openai_api_type") or "openai"
+    if value not in _API_TYPES:
+        raise config_problem(entity, "openai_api_type", f'is "{value}" and must be one of {_API_TYPES}')
+    return value
+
+
+def _is_openai(entity: ServedEntity) -> bool:
+    host = urlsplit(_base_url(entity)).hostname or ""
+    return host == "api.openai.com" or host.endswith(".api.openai.com")

@@ -1,0 +1,1 @@
+"""The gateway store: the catalog `fleming`, and all SQL spoken to it."""

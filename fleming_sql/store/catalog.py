@@ -1,0 +1,160 @@
+"""Opens a store: attaches its file to a DuckDB instance as the catalog `fleming`, upgrades it, lets go of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from fleming_sql.errors import ArgumentError, StoreDamaged, StoreError, StoreLocked, StoreTooNew
+from fleming_sql.store.files import read_files
+from fleming_sql.store.migrations import migrate
+
+CATALOG: Final = "fleming"
+MEMORY: Final = ":memory:"
+_DUCKDB_MAGIC: Final = b"DUCK"
+_MAGIC_OFFSET: Final = 8
+
+
+def quote_identifier(name: str) -> str:
+    """Return `name` as a SQL identifier. The one place where names are put into SQL text."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_text(text: str) -> str:
+    """Return `text` as a SQL string literal, for the statements that take no parameters."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def attached_path(cursor: duckdb.DuckDBPyConnection) -> str | None:
+    """Return the path behind the catalog `fleming` of this instance ('' if in memory), None without one."""
+    rows = cursor.execute(
+        "select coalesce(path, '') from duckdb_databases() where database_name = ?", [CATALOG]
+    ).fetchall()
+    return rows[0][0] if rows else None
+
+
+def open_store(
+    cursor: duckdb.DuckDBPyConnection, path: str, providers: Sequence[tuple[str, list[str], str, list[str]]]
+) -> None:
+    """Attach the store at `path`, creating it if need be, and bring it to this version's schema.
+
+    Args:
+        cursor: A cursor of the user's instance, which from now on has the store as its current catalog.
+        path: A file, or `:memory:`.
+        providers: Rows for the table `providers`.
+
+    Raises:
+        StoreError: With the file's name and the way out; nothing stays attached.
+    """
+    _attach(cursor, path)
+    try:
+        cursor.execute(f"use {CATALOG}.main")
+        migrate(cursor)
+        cursor.execute("begin")
+        cursor.execute("delete from providers")
+        for row in providers:
+            cursor.execute("insert into providers values (?, ?, ?, ?)", list(row))
+        for file in read_files("objects"):
+            cursor.execute(file.text)
+        cursor.execute("commit")
+    except duckdb.Error as error:
+        detach_store(cursor)
+        raise StoreError(f"the gateway store {path} could not be upgraded: {error}") from error
+    except StoreError:
+        detach_store(cursor)
+        raise
+
+
+def detach_store(cursor: duckdb.DuckDBPyConnection) -> None:
+    """Let go of the store; what stands in its way (a user's open transaction) leaves it to the instance's end."""
+    with suppress(duckdb.Error):  # no transaction was open
+        cursor.execute("rollback")
+    with suppress(duckdb.Error):  # still in use by the user's own transaction: closed with the instance
+        cursor.execute("use memory" if _has_memory(cursor) else f"use {quote_identifier(_other_catalog(cursor))}")
+        cursor.execute(f"detach {CATALOG}")
+
+
+def _has_memory(cursor: duckdb.DuckDBPyConnection) -> bool:
+    return bool(cursor.execute("select 1 from duckdb_databases() where database_name = 'memory'").fetchall())
+
+
+def _other_catalog(cursor: duckdb.DuckDBPyConnection) -> str:
+    rows = cursor.execute(
+        "select database_name from duckdb_databases() where not internal and database_name <> ? order by database_oid",
+        [CATALOG],
+    ).fetchall()
+    return str(rows[0][0])
+
+
+def _attach(cursor: duckdb.DuckDBPyConnection, path: str) -> None:
+    if path != MEMORY:
+        _create_if_missing(path)
+    try:
+        cursor.execute(
+            f"attach {quote_text(path)} as {CATALOG} (type duckdb{'' if path == MEMORY else ', read_write'})"
+        )
+    except duckdb.Error as error:
+        raise _explain(path, error) from error
+
+
+def _create_if_missing(path: str) -> None:
+    """Create the file by itself first: a read-only instance attaches an existing one but creates none."""
+    if Path(path).exists():
+        return
+    try:
+        duckdb.connect(path).close()
+    except duckdb.Error as error:
+        raise StoreError(
+            f"the gateway store {path} cannot be created: {error}. Name a folder that can be written with gateway="
+        ) from error
+
+
+def _explain(path: str, error: duckdb.Error) -> StoreError:
+    """Say what is the matter. DuckDB has one error class for all of it, so the file itself is looked at first."""
+    if not _is_duckdb_file(path):
+        return StoreDamaged(
+            f"the gateway store {path} is not a readable DuckDB database: restore it from a copy, or move it "
+            "away and a new one is created"
+        )
+    text = str(error)
+    if "already attached" in text or "file handle conflict" in text:
+        return StoreLocked(
+            f"the gateway store {path} is already open in this process, by another DuckDB instance: use that "
+            "connection or its cursors, or name another store with gateway="
+        )
+    if "Could not set lock" in text:
+        return StoreLocked(
+            f"the gateway store {path} is open in another process: close it there, or name another store with "
+            f"gateway=. ({text.splitlines()[0]})"
+        )
+    if "newer version" in text or "version number" in text:
+        return StoreTooNew(f"the gateway store {path} was written by a newer DuckDB: upgrade duckdb. ({text})")
+    return StoreDamaged(f"the gateway store {path} cannot be opened: {text}")
+
+
+def _is_duckdb_file(path: str) -> bool:
+    if path == MEMORY:
+        return True
+    try:
+        with open(path, "rb") as file:
+            return file.read(_MAGIC_OFFSET + len(_DUCKDB_MAGIC))[_MAGIC_OFFSET:] == _DUCKDB_MAGIC
+    except OSError:
+        return False
+
+
+def check_path(gateway: str) -> None:
+    """Refuse what is not a file path.
+
+    Raises:
+        ArgumentError: `gateway` is a URL.
+    """
+    if gateway.startswith(("http://", "https://")):
+        raise ArgumentError(
+            "AI_FUNCTION_UNSUPPORTED_REQUEST",
+            f"gateway={gateway!r} is the address of a gateway server, which this version cannot connect to: "
+            "name a file or :memory:",
+        )

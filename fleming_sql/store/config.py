@@ -1,0 +1,179 @@
+"""Config tables to one immutable snapshot, read again only when a row has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+from uuid import uuid4
+
+import duckdb
+import orjson
+
+from fleming_sql import jsontext
+from fleming_sql.types import CUSTOM, Credential, Endpoint, ServedEntity, Snapshot, Task
+
+# One statement, because each costs its own 0.2 ms; a row's hash covers all its columns.
+_FINGERPRINT: Final = """
+select 'endpoints', hash(t) from endpoints as t
+union all
+select 'served_entities', hash(t) from served_entities as t
+union all
+select 'credentials', hash(t) from credentials as t
+"""
+_ENDPOINT_COLUMNS: Final = (
+    "name, task, enabled, payload_logging, usage_tracking, cache_ttl_seconds, max_concurrency, timeout_ms, "
+    "connect_timeout_ms, max_retries, max_response_bytes, max_logged_bytes, default_parameters"
+)
+_ENTITY_COLUMNS: Final = (
+    "endpoint, name, provider, model, base_url, credential, traffic_percentage, position, parameters, provider_config"
+)
+_VERSIONS: Final = """
+select endpoint_name, endpoint_config_version, config_fingerprint, served_entity_name, served_entity_id
+from serving.served_entities
+where endpoint_delete_time is null
+qualify endpoint_config_version = max(endpoint_config_version) over (partition by endpoint_name)
+"""
+_LAST_VERSIONS: Final = "select endpoint_name, max(endpoint_config_version) from serving.served_entities group by 1"
+_NEW_VERSION: Final = (
+    "insert into serving.served_entities values (?, ?, ?, ?, ?, null, ?, ?, ?, ?, now() at time zone 'UTC', null, ?)"
+)
+_MARK_DELETED: Final = (
+    "update serving.served_entities set endpoint_delete_time = now() at time zone 'UTC' "
+    "where endpoint_name = ? and endpoint_delete_time is null"
+)
+
+
+class ConfigReader:
+    """Reads the configuration of one store.
+
+    Args:
+        cursor: A cursor of its own, whose current catalog is the store.
+        user: Recorded as the one who made a version of a served entity known.
+    """
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, user: str) -> None:
+        self._cursor = cursor
+        self._user = user
+        self._lock = threading.Lock()
+        self._fingerprint: frozenset[tuple[Any, ...]] | None = None
+        self._snapshot = Snapshot({}, {})
+
+    def snapshot(self) -> Snapshot:
+        """Return the configuration as it is committed now; the same object while nothing has changed."""
+        with self._lock:
+            fingerprint = frozenset(self._rows(_FINGERPRINT))
+            if fingerprint != self._fingerprint:
+                self._snapshot = self._read()
+                self._fingerprint = fingerprint
+            return self._snapshot
+
+    def task(self, endpoint: str) -> Task | None:
+        """Return the task of an endpoint as it is committed now, None if it does not exist."""
+        with self._lock:
+            rows = self._cursor.execute("select task from endpoints where name = ?", [endpoint]).fetchall()
+        return rows[0][0] if rows else None
+
+    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+        return self._cursor.execute(sql).fetchall()
+
+    def _named(self, columns: str, source: str) -> list[dict[str, Any]]:
+        names = columns.split(", ")
+        rows = self._rows(f"select {columns} from {source}")  # noqa: S608  own names
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def _read(self) -> Snapshot:
+        self._cursor.execute("begin")
+        try:
+            entities = self._entities()
+            endpoints = self._with_versions(
+                {row["name"]: _endpoint(row, entities) for row in self._named(_ENDPOINT_COLUMNS, "endpoints")}
+            )
+            problems = self._problems()
+            credentials = self._rows("select name, source, reference from credentials")
+            self._cursor.execute("commit")
+        except BaseException:
+            self._cursor.execute("rollback")
+            raise
+        return Snapshot(
+            {name: replace(e, problems=tuple(problems[name])) for name, e in endpoints.items()},
+            {name: Credential(name, source, reference) for name, source, reference in credentials},
+        )
+
+    def _entities(self) -> Mapping[str, tuple[ServedEntity, ...]]:
+        found: defaultdict[str, list[ServedEntity]] = defaultdict(list)
+        for row in self._named(_ENTITY_COLUMNS, "served_entities order by endpoint, position, name"):
+            row["parameters"] = _mapping(row["parameters"])
+            row["provider_config"] = _mapping(row["provider_config"])
+            found[row["endpoint"]].append(ServedEntity(id="", **row))
+        return {endpoint: tuple(entities) for endpoint, entities in found.items()}
+
+    def _problems(self) -> defaultdict[str, list[str]]:
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for endpoint, message in self._rows("select endpoint, message from config_problems where endpoint is not null"):
+            found[endpoint].append(message)
+        return found
+
+    def _with_versions(self, endpoints: dict[str, Endpoint]) -> dict[str, Endpoint]:
+        """Give each endpoint its version and each entity its id, recording versions not seen before."""
+        known: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        fingerprints: dict[str, str] = {}
+        for endpoint, _, fingerprint, entity, entity_id in self._rows(_VERSIONS):
+            known[endpoint][entity] = entity_id
+            fingerprints[endpoint] = fingerprint
+        last: dict[str, int] = dict(self._rows(_LAST_VERSIONS))
+        for gone in fingerprints.keys() - endpoints.keys():
+            self._cursor.execute(_MARK_DELETED, [gone])
+        versioned = {}
+        for name, endpoint in endpoints.items():
+            fingerprint = _fingerprint(endpoint)
+            if fingerprints.get(name) == fingerprint:
+                ids, version = known[name], last[name]
+            else:
+                ids, version = {e.name: uuid4().hex for e in endpoint.entities}, last.get(name, 0) + 1
+            versioned[name] = replace(
+                endpoint,
+                version=version,
+                entities=tuple(replace(e, id=ids[e.name]) for e in endpoint.entities),
+            )
+            if ids is not known.get(name):
+                self._record(versioned[name], fingerprint)
+        return versioned
+
+    def _record(self, endpoint: Endpoint, fingerprint: str) -> None:
+        for entity in endpoint.entities:
+            self._cursor.execute(
+                _NEW_VERSION,
+                [
+                    entity.id,
+                    endpoint.name,
+                    entity.name,
+                    "CUSTOM_MODEL" if endpoint.task == CUSTOM else "EXTERNAL_MODEL",
+                    entity.model,
+                    endpoint.version,
+                    endpoint.task,
+                    {"provider": entity.provider, "base_url": entity.base_url},
+                    self._user,
+                    fingerprint,
+                ],
+            )
+
+
+def _endpoint(row: dict[str, Any], entities: Mapping[str, tuple[ServedEntity, ...]]) -> Endpoint:
+    row["default_parameters"] = _mapping(row["default_parameters"])
+    return Endpoint(**row, version=0, entities=entities.get(row["name"], ()), problems=())
+
+
+def _mapping(text: str) -> Mapping[str, Any]:
+    """Return the JSON object in a column; anything else is empty here and a row of config_problems there."""
+    value = jsontext.loads(text)
+    return value if isinstance(value, dict) else {}
+
+
+def _fingerprint(endpoint: Endpoint) -> str:
+    """Tell versions apart by everything that the gateway acts on."""
+    text = orjson.dumps(endpoint, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(text).hexdigest()

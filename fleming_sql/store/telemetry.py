@@ -1,0 +1,158 @@
+"""The log: call records in, rows of `serving.calls` out, many at a time.
+
+`add` only remembers a record. `flush` writes all that were added before it, in one transaction, and returns when
+they are committed, so whoever calls it before handing out results hands out logged ones only. Threads that flush
+at the same time share one commit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from datetime import datetime
+from operator import attrgetter
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from fleming_sql.errors import StoreError
+from fleming_sql.types import Attempt, CallRecord
+
+_BATCH: Final = "fleming_batch"
+_TYPES: Final[dict[str, pa.DataType]] = {
+    "request_time": pa.timestamp("us"),
+    "usage_context": pa.map_(pa.string(), pa.string()),
+    "config_version": pa.int32(),
+    "payload_logging": pa.bool_(),
+    "usage_tracking": pa.bool_(),
+    "cache_hit": pa.bool_(),
+    "tokens_estimated": pa.bool_(),
+    "request_streaming": pa.bool_(),
+    "status_code": pa.int32(),
+    "execution_duration_ms": pa.float64(),
+    "queue_ms": pa.float64(),
+    "overhead_us": pa.float64(),
+    "logging_error_codes": pa.list_(pa.string()),
+    "input_token_count": pa.int64(),
+    "output_token_count": pa.int64(),
+    "cached_input_token_count": pa.int64(),
+    "reasoning_token_count": pa.int64(),
+    "input_character_count": pa.int64(),
+    "output_character_count": pa.int64(),
+    # attempts
+    "started_at": pa.timestamp("us"),
+    "duration_ms": pa.float64(),
+    "inputs": pa.int32(),
+}
+_CALL_COLUMNS: Final = tuple(field.name for field in fields(CallRecord))
+_ATTEMPT_COLUMNS: Final = tuple(field.name for field in fields(Attempt))
+_call_values: Final[Callable[[CallRecord], tuple[Any, ...]]] = attrgetter(*_CALL_COLUMNS)
+_attempt_values: Final[Callable[[Attempt], tuple[Any, ...]]] = attrgetter(*_ATTEMPT_COLUMNS)
+_INSERT_ONE: Final = (
+    f"insert into serving.calls ({', '.join(_CALL_COLUMNS)}) "  # noqa: S608  own names
+    f"values ({', '.join('?' * len(_CALL_COLUMNS))})"
+)
+_INSERT: Final = f"insert into serving.calls ({', '.join(_CALL_COLUMNS)}) from {_BATCH}"
+
+
+class CallLog:
+    """The log of one store.
+
+    Args:
+        cursor: A cursor of its own, whose current catalog is the store.
+    """
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        self._cursor = cursor
+        self._lock = threading.Lock()
+        self._pending: deque[CallRecord] = deque()
+
+    @property
+    def pending(self) -> int:
+        """How many records wait for the next flush."""
+        return len(self._pending)
+
+    def add(self, record: CallRecord) -> None:
+        """Remember a record. Any thread may call it."""
+        self._pending.append(record)
+
+    def flush(self) -> None:
+        """Write every record that was added before the call, and return when they are committed.
+
+        Raises:
+            StoreError: The store could not be written; the records are kept for the next flush.
+        """
+        with self._lock:
+            records = self._take()
+            if not records:
+                return
+            try:
+                self._write(records)
+            except BaseException as error:
+                self._pending.extendleft(reversed(records))
+                if isinstance(error, duckdb.Error):
+                    raise StoreError(
+                        f"the log of {len(records)} calls could not be written to fleming.serving.calls, so their "
+                        f"results are held back: {error}"
+                    ) from error
+                raise
+
+    def _take(self) -> list[CallRecord]:
+        return [self._pending.popleft() for _ in range(len(self._pending))]
+
+    def _write(self, records: Sequence[CallRecord]) -> None:
+        if len(records) == 1:  # a statement of one row waits for its commit: 1.4 ms this way, 2.3 ms by Arrow
+            self._cursor.execute(_INSERT_ONE, _parameters(records[0])).fetchall()
+            return
+        self._cursor.register(_BATCH, _table(records))
+        try:
+            self._cursor.execute(_INSERT).fetchall()
+        finally:
+            self._cursor.unregister(_BATCH)
+
+
+def _parameters(record: CallRecord) -> list[Any]:
+    values = dict(zip(_CALL_COLUMNS, _call_values(record), strict=True))
+    context = record.usage_context
+    values["usage_context"] = {
+        "key": list(context),
+        "value": list(context.values()),
+    }  # how DuckDB takes a MAP
+    values["attempts"] = [
+        dict(zip(_ATTEMPT_COLUMNS, map(_naive, _attempt_values(attempt)), strict=True)) for attempt in record.attempts
+    ]
+    values["logging_error_codes"] = list(record.logging_error_codes)
+    return [_naive(value) for value in values.values()]
+
+
+def _naive(value: Any) -> Any:
+    """Return a UTC time without its zone: DuckDB would turn it into the session's local time."""
+    return value.replace(tzinfo=None) if isinstance(value, datetime) else value
+
+
+def _table(records: Sequence[CallRecord]) -> pa.Table:
+    columns = dict(zip(_CALL_COLUMNS, zip(*map(_call_values, records), strict=True), strict=True))
+    arrays = [_attempts(values) if name == "attempts" else _array(name, values) for name, values in columns.items()]
+    return pa.table(arrays, names=list(_CALL_COLUMNS))
+
+
+def _array(name: str, values: Sequence[Any]) -> pa.Array[Any]:
+    kind = _TYPES.get(name, pa.string())
+    if pa.types.is_map(kind):
+        values = [list(value.items()) for value in values]
+    return pa.array(values, kind)
+
+
+def _attempts(lists: Sequence[Sequence[Attempt]]) -> pa.Array[Any]:
+    offsets = [0]
+    flat: list[Attempt] = []
+    for attempts in lists:
+        flat.extend(attempts)
+        offsets.append(len(flat))
+    rows = list(zip(*map(_attempt_values, flat), strict=True)) if flat else [()] * len(_ATTEMPT_COLUMNS)
+    arrays = [_array(name, values) for name, values in zip(_ATTEMPT_COLUMNS, rows, strict=True)]
+    items = pa.StructArray.from_arrays(arrays, names=list(_ATTEMPT_COLUMNS))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items)

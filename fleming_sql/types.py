@@ -1,0 +1,262 @@
+"""What crosses a layer: frozen values, each field explained once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Literal
+
+Task = Literal[
+    "llm/v1/chat",
+    "llm/v1/completions",
+    "llm/v1/embeddings",
+    "llm/v1/responses",
+    "agent/v1/chat",
+    "agent/v1/responses",
+    "custom",
+]
+"""What an endpoint does, in Databricks' and MLflow's words."""
+
+CHAT: Final = "llm/v1/chat"
+COMPLETIONS: Final = "llm/v1/completions"
+EMBEDDINGS: Final = "llm/v1/embeddings"
+CUSTOM: Final = "custom"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One row of `fleming.credentials`: where a secret is found, never the secret."""
+
+    name: str
+    source: str
+    """`env`, `file`, `keyring` or `command`."""
+    reference: str
+    """Variable name, path, `service/user` or command line, as `source` says."""
+
+
+class Secret:
+    """A resolved credential. Its value leaves only through `reveal`, never through repr or a log."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the value, for the request to its own provider and for nothing else."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedEntity:
+    """One row of `fleming.served_entities`: a model that serves an endpoint."""
+
+    id: str
+    """`served_entity_id` of this version of the row; a changed row gets a new one."""
+    endpoint: str
+    name: str
+    provider: str
+    """Name in the provider registry: the wire format."""
+    model: str
+    base_url: str | None
+    """Where the provider answers; None is the provider's own address."""
+    credential: str | None
+    """Name in `fleming.credentials`; None for servers that ask for none."""
+    traffic_percentage: float
+    """Share of the calls, 0 to 100; 0 is for fallback only."""
+    position: int
+    """Fallback order, lowest first."""
+    parameters: Mapping[str, Any]
+    """Sent with each request, beneath what the endpoint and the caller set."""
+    provider_config: Mapping[str, Any]
+    """What only this provider knows, such as `openai_api_version`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One row of `fleming.endpoints` with its entities, as one version of the configuration had it."""
+
+    name: str
+    task: Task
+    enabled: bool
+    payload_logging: bool
+    usage_tracking: bool
+    cache_ttl_seconds: int | None
+    """How long an answer may be reused; None switches reuse off."""
+    max_concurrency: int
+    """Upstream requests under way at once."""
+    timeout_ms: int
+    """For a whole call, retries included, from its first attempt."""
+    connect_timeout_ms: int
+    max_retries: int
+    max_response_bytes: int
+    """A longer answer is refused while it is read."""
+    max_logged_bytes: int
+    """A longer request or response body is left out of the log, with a logging error code."""
+    default_parameters: Mapping[str, Any]
+    version: int
+    """`endpoint_config_version`: one more at each change of the endpoint or its entities."""
+    entities: tuple[ServedEntity, ...]
+    problems: tuple[str, ...]
+    """Texts of `fleming.config_problems` for this endpoint; a call fails with the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole configuration as of one moment. Calls of one statement see one snapshot."""
+
+    endpoints: Mapping[str, Endpoint]
+    credentials: Mapping[str, Credential]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf a call is made."""
+
+    user: str
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """What shape of answer the caller asks for."""
+
+    kind: Literal["text", "json_object", "json_schema"]
+    name: str = "response"
+    schema: Mapping[str, Any] | None = None
+    """JSON Schema of the answer, an object at the top; only for `json_schema`."""
+    strict: bool | None = None
+    return_type: str | None = None
+    """DuckDB type of the result where the format was given as DDL; None leaves JSON text."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """The arguments of `ai_query` beside the endpoint and the request, checked."""
+
+    return_type: str | None = None
+    """As the caller wrote it; None is the type that the endpoint's task has."""
+    fail_on_error: bool = True
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    response_format: ResponseFormat | None = None
+    cache: bool = True
+    """False: neither read nor share an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture that goes with a prompt."""
+
+    media_type: Literal["image/jpeg", "image/png"]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One request in the gateway's own terms, before a provider puts it into its wire format."""
+
+    task: Task
+    parameters: Mapping[str, Any]
+    """Only what the caller, the endpoint or the entity set: some models refuse what they do not know."""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """Chat: OpenAI-style messages, images included as `image_url` parts with data URLs."""
+    inputs: tuple[str, ...] = ()
+    """Embeddings: the texts. Completions: one prompt."""
+    fields: Any = None
+    """Custom models: the value that the caller passed, a mapping for a STRUCT."""
+    response_format: ResponseFormat | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingRequest:
+    """One HTTP request as it will go out, less its credentials."""
+
+    url: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    method: str = "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider counted them; None where it did not say."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    """Part of `input_tokens` that the provider served from its prompt cache."""
+    reasoning_tokens: int | None = None
+    """Part of `output_tokens` that the caller does not see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a provider answered, read out of its wire format."""
+
+    content: Any
+    """Chat and completions: the text. Embeddings: one vector per input. Custom: the predictions."""
+    usage: Usage
+    model: str | None = None
+    """The model that says it answered."""
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One upstream request made for a call."""
+
+    attempt_id: str
+    served_entity_id: str
+    served_entity_name: str
+    started_at: datetime
+    duration_ms: float
+    status_code: int
+    """HTTP status; 0 where none arrived."""
+    error_code: str | None
+    error_message: str | None
+    reason: str
+    """Why it was made: `first`, `retry` or `schema_mismatch`."""
+    inputs: int
+    """How many inputs the request carried; more than one where embeddings were batched."""
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """Everything the log keeps of one call: one row of `serving.calls`."""
+
+    databricks_request_id: str
+    client_request_id: str | None
+    request_time: datetime
+    endpoint_name: str
+    config_version: int | None
+    served_entity_id: str | None
+    requester: str
+    statement_id: str | None
+    usage_context: Mapping[str, str]
+    request_hash: str
+    payload_logging: bool
+    usage_tracking: bool
+    status_code: int = 200
+    error_code: str | None = None
+    error_message: str | None = None
+    execution_duration_ms: float = 0.0
+    queue_ms: float = 0.0
+    overhead_us: float = 0.0
+    cache_hit: bool = False
+    reused_request_id: str | None = None
+    request: str | None = None
+    response: str | None = None
+    logging_error_codes: tuple[str, ...] = ()
+    input_token_count: int | None = None
+    output_token_count: int | None = None
+    cached_input_token_count: int | None = None
+    reasoning_token_count: int | None = None
+    tokens_estimated: bool = False
+    input_character_count: int = 0
+    output_character_count: int = 0
+    request_streaming: bool = False
+    attempts: tuple[Attempt, ...] = ()
