@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
-from benchmarks import config_read, duplicates, in_flight, latency, machine, memory, report, throughput
+from benchmarks import config_read, duplicates, in_flight, latency, machine, memory, report, throughput, transports
+from benchmarks.processes import apart
 from benchmarks.table import Row, markdown
 
 BENCHMARKS: Mapping[str, tuple[Callable[[], list[Row]], ...]] = {
@@ -18,6 +17,7 @@ BENCHMARKS: Mapping[str, tuple[Callable[[], list[Row]], ...]] = {
     "latency": (latency.measure,),
     "memory": (memory.with_reuse, memory.without_reuse),
     "config_read": (config_read.measure,),
+    "transports": (transports.measure,),
 }
 
 
@@ -42,10 +42,8 @@ def main() -> None:
 
 
 def _apart(name: str, measure: Callable[[], list[Row]]) -> list[Row]:
-    """Measure in a fresh process: memory, pools and threads of one benchmark are not the next one's."""
     print(f"{name} …", file=sys.stderr, flush=True)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure).result()
+    return apart(measure)
 
 
 if __name__ == "__main__":

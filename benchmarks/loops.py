@@ -14,22 +14,11 @@ from fleming_sql.transport import HttpRequest, Transport
 
 Send = Callable[[str], Awaitable[Any]]
 
-
-def run_over(transport: Transport, url: str, asked: Iterable[str], concurrency: int) -> Spent:
-    """Send every prompt through a transport and close it."""
-    return run(lambda: over(transport, url), asked, concurrency, transport.aclose)
+CONNECT_TIMEOUT_S = 120.0
+MAX_REPLY_BYTES = 1 << 25
 
 
-async def _nothing() -> None:
-    """Close what needs no closing."""
-
-
-def run(
-    make_send: Callable[[], Send],
-    asked: Iterable[str],
-    concurrency: int,
-    close: Callable[[], Awaitable[None]] = _nothing,
-) -> Spent:
+def run(make_send: Callable[[], Send], asked: Iterable[str], concurrency: int) -> Spent:
     """Send every prompt, `concurrency` at a time, on a fresh uvloop, and return what it took."""
 
     async def work(send: Send, remaining: Iterable[str]) -> None:
@@ -39,7 +28,6 @@ def run(
     async def everything() -> None:
         send, remaining = make_send(), iter(asked)
         await asyncio.gather(*(work(send, remaining) for _ in range(concurrency)))
-        await close()
 
     with measured() as spent:
         uvloop.run(everything())
@@ -47,13 +35,14 @@ def run(
 
 
 def over(transport: Transport, url: str) -> Send:
-    """Return the least that a client must do: the same body as the gateway's, sent; the answer read and parsed."""
+    """Return the least that a client must do: the gateway's body, sent; the answer read and parsed."""
     address = f"{url}/v1/chat/completions"
     headers = {"content-type": "application/json", "accept": "application/json", "user-agent": "benchmark"}
 
     async def send(prompt: str) -> Any:
         body = orjson.dumps({"model": "mock-1", "messages": [{"role": "user", "content": prompt}]})
-        reply = await transport.send(HttpRequest("POST", address, headers, body, 10.0, 1 << 25))
+        request = HttpRequest("POST", address, headers, body, CONNECT_TIMEOUT_S, MAX_REPLY_BYTES)
+        reply = await transport.send(request)
         return orjson.loads(reply.body)["choices"][0]["message"]["content"]
 
     return send

@@ -6,8 +6,10 @@ import os
 import platform
 import re
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+PACKAGES = ("duckdb", "aiohttp", "pyarrow", "uvloop", "httpx", "pyreqwest", "openai", "litellm")
 
 
 def describe(command: str) -> dict[str, str]:
@@ -18,7 +20,7 @@ def describe(command: str) -> dict[str, str]:
         "Load at the start": f"{os.getloadavg()[0]:.1f}",
         "OS": _system(),
         "Python": platform.python_version(),
-        **{name: version(name) for name in ("duckdb", "pyreqwest")},
+        **{name: _version(name) for name in PACKAGES},
         "Date": f"{datetime.now(UTC):%Y-%m-%d}",
         "Command": f"`{command}`",
     }
@@ -31,6 +33,13 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return found[1].strip() if found else platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _system() -> str:

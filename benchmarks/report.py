@@ -1,2 +1,70 @@
-def save(a, b):
-    pass
+"""docs/benchmarks.md: the table, the machine, and how each figure is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.table import Row, markdown
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+
+TEXT = """\
+# Benchmarks
+
+Written by `python -m benchmarks --save` (`make bench BENCH=--save`); nothing in it is typed by hand. A target
+that was missed says `no` and stays in the table.
+
+## Results
+
+{table}
+## Machine
+
+{machine}
+Everything runs on this one machine: the mock server shares its cores with the gateway, so rows per second are
+a floor, and CPU per row, which counts the measuring process alone, is the figure that travels. The load
+says how busy the machine was with other things.
+
+## How it is measured
+
+Each benchmark runs in a fresh process, and the mock model server (`python -m fleming_sql.testing`) in another:
+HTTP over 127.0.0.1, one constant answer of about 300 bytes, no TLS. Databases and stores are files in a
+temporary folder, so commits reach the file system.
+
+**throughput.** `SELECT count(v) FROM (SELECT ai_query('chat', prompt) AS v FROM prompts)` over 20,000 distinct
+prompts of about 300 characters, three times in one process with new prompts each; the best run is shown, and
+every run beside it, because answers kept for reuse slow later ones. The bare loop, in turns with it, has 512 workers
+that build the same body, send it through the gateway's own transport and parse the answer, in a process without
+DuckDB; the SDKs do the same once with fewer rows.
+
+**in_flight.** One statement over 4,096 rows against answers after a lognormal delay (median 1 s, sigma 0.6),
+with `max_concurrency` 1,000. The peak is counted by the server, not by the gateway.
+
+**duplicates.** 400,000 rows hold 5 distinct prompts, with reuse as it is by default. Calls sent are the server's
+count, and the log's rows are counted in `fleming.serving.inference` afterwards.
+
+**latency.** 2,000 sequential calls each way after 200 to warm up, in blocks of 20 whose order rotates: straight
+through the transport, through `gateway.call`, and as the statement `SELECT ai_query('chat', ?)`; the first two are timed
+inside a coroutine on the gateway's event loop. The first call of each block is not counted, logging is on, and
+"added" is the difference of the quantiles to the direct call's; the log of the gateway's calls is written by its tick
+of once a second or between blocks, outside the time, while a statement's own commit is part of its time.
+
+**memory.** Resident memory of one process after each of four statements of 50,000 distinct calls (some 370 bytes
+of request and 370 of answer, logged), with DuckDB's `memory_limit` at 256 MB so that its buffer pool cannot pass for a
+leak or hide one. The first variant keeps each answer for reuse, for which `ReuseCache` allows itself 256 MiB by its own
+estimate (2.5 to 3.5 kB an answer, so the bound is reached near 90,000 answers); the second has `cache => false` and
+keeps none, so that what still varies is DuckDB's buffer pool and the allocators' free lists.
+
+**config_read.** The median of 500 times `session.snapshot_for`, each for a statement not seen before, with nothing
+changed in between. Beside it the one read that finds the added endpoints and records their versions.
+
+**transports.** 1,000 requests at once through a transport by itself, answers as in in_flight, CPU of that process per
+request. Then one request is cancelled after half a second, and the server is asked whether its client went away.
+"""
+
+
+def save(about: Mapping[str, str], rows: Sequence[Row]) -> None:
+    """Rewrite the page."""
+    machine = "".join(f"- {label}: {text}\n" for label, text in about.items())
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(TEXT.format(table=markdown(rows), machine=machine), "utf-8")

@@ -18,6 +18,7 @@ import httpx
 import fleming_sql
 
 FILLER = " The parcel came nine days late and the box was open. What does the customer want us to do?" * 3
+SPARE_FILES = 100
 COUNT = "SELECT count(v) FROM (SELECT ai_query('chat', prompt) AS v FROM prompts)"
 
 
@@ -102,6 +103,15 @@ def measured() -> Iterator[Spent]:
         yield spent
     finally:
         spent.wall, spent.cpu = time.perf_counter() - spent.wall, _cpu() - spent.cpu
+
+
+def files_missing(connections: int) -> str:
+    """Say so where the system allows too few open files for that many connections, else return nothing."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = connections + SPARE_FILES
+    if allowed == resource.RLIM_INFINITY or allowed >= needed:
+        return ""
+    return f"not measured: {allowed:,} open files allowed, {needed:,} needed (ulimit -n)"
 
 
 def _cpu() -> float:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Final, Protocol, TypeVar
 
+from fleming_sql.engine.collector import QuietCollector
 from fleming_sql.errors import GatewayClosed
 
 T = TypeVar("T")
@@ -50,6 +51,7 @@ class Engine:
         self._ticking: asyncio.Task[None] | None = None
         self._closed = False
         self._runs: dict[Run[Any], Hashable] = {}
+        self._collector = QuietCollector()
 
     @property
     def closed(self) -> bool:
@@ -88,7 +90,8 @@ class Engine:
         self._runs[work] = owner
         future = asyncio.run_coroutine_threadsafe(work.run(), loop)
         try:
-            return _wait(future)
+            with self._collector:
+                return _wait(future)
         except BaseException:
             if not future.done():
                 loop.call_soon_threadsafe(work.cancel)
