@@ -18,7 +18,16 @@ CONNECT_TIMEOUT_S = 120.0
 MAX_REPLY_BYTES = 1 << 25
 
 
-def run(make_send: Callable[[], Send], asked: Iterable[str], concurrency: int) -> Spent:
+async def _nothing() -> None:
+    """Close what needs no closing."""
+
+
+def run(
+    make_send: Callable[[], Send],
+    asked: Iterable[str],
+    concurrency: int,
+    close: Callable[[], Awaitable[None]] = _nothing,
+) -> Spent:
     """Send every prompt, `concurrency` at a time, on a fresh uvloop, and return what it took."""
 
     async def work(send: Send, remaining: Iterable[str]) -> None:
@@ -28,6 +37,7 @@ def run(make_send: Callable[[], Send], asked: Iterable[str], concurrency: int) -
     async def everything() -> None:
         send, remaining = make_send(), iter(asked)
         await asyncio.gather(*(work(send, remaining) for _ in range(concurrency)))
+        await close()
 
     with measured() as spent:
         uvloop.run(everything())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import resource
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.setup import FILLER, gateway, mock, value
@@ -38,7 +39,7 @@ def _measure(cache: str, label: str) -> list[Row]:
             seen.append(_rss_mib())
     at = " / ".join(f"{mib:,.0f}" for mib in seen)
     steps = " / ".join(f"{(step + 1) * STEP // 1000}k" for step in range(STEPS))
-    growth = [later - earlier for earlier, later in zip(seen, seen[1:], strict=False)]
+    growth = [later - earlier for earlier, later in pairwise(seen)]
     return [
         Row(f"memory, {label}: RSS after {steps} calls", f"{at} MiB"),
         Row(

@@ -44,10 +44,10 @@ with `max_concurrency` 1,000. The peak is counted by the server, not by the gate
 count, and the log's rows are counted in `fleming.serving.inference` afterwards.
 
 **latency.** 2,000 sequential calls each way after 200 to warm up, in blocks of 20 whose order rotates: straight
-through the transport, through `gateway.call`, and as the statement `SELECT ai_query('chat', ?)`; the first two are timed
-inside a coroutine on the gateway's event loop. The first call of each block is not counted, logging is on, and
-"added" is the difference of the quantiles to the direct call's; the log of the gateway's calls is written by its tick
-of once a second or between blocks, outside the time, while a statement's own commit is part of its time.
+through the transport, through `gateway.call`, and as the statement `SELECT ai_query('chat', ?)`; the first two
+are timed inside a coroutine on the gateway's event loop. The first call of each block is not counted, logging is
+on, and "added" is the difference of the quantiles to the direct call's; the log of the gateway's calls is written
+by its tick of once a second or between blocks, outside the time, while a statement's own commit is part of its time.
 
 **memory.** Resident memory of one process after each of four statements of 50,000 distinct calls (some 370 bytes
 of request and 370 of answer, logged), with DuckDB's `memory_limit` at 256 MB so that its buffer pool cannot pass for a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ ROWS = 20_000
 SDK_ROWS = 2_000
 CONCURRENCY = 512
 RUNS = 3
+ABSENT = "not installed"
 
 
 def measure() -> list[Row]:
@@ -43,9 +45,6 @@ def measure() -> list[Row]:
     ]
 
 
-ABSENT = "not installed"
-
-
 def _ours(con: Connection, label: str) -> Spent:
     fill(con, label, ROWS)
     with measured() as spent:
@@ -54,7 +53,8 @@ def _ours(con: Connection, label: str) -> Spent:
 
 
 def _bare(url: str, label: str) -> Spent:
-    return run(lambda: over(PooledTransport(), url), prompts(label, ROWS), CONCURRENCY)
+    transport = PooledTransport()
+    return run(lambda: over(transport, url), prompts(label, ROWS), CONCURRENCY, transport.aclose)
 
 
 def _sdk(name: str, server: Mock, make: Callable[[str], Send]) -> Row:
@@ -69,6 +69,7 @@ def _run_sdk(make: Callable[[str], Send], name: str, url: str) -> Spent | None:
         make(url)
     except ImportError:
         return None
+    logging.getLogger("asyncio").disabled = True  # litellm leaves sessions open, a screenful of them
     return run(lambda: make(url), prompts(name, SDK_ROWS), CONCURRENCY)
 
 

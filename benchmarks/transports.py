@@ -33,14 +33,14 @@ def measure() -> list[Row]:
 def _rows(name: str, make: Callable[[], Transport]) -> list[Row]:
     title = f"{name}, {CONCURRENCY:,} in flight: CPU per request"
     try:
-        make()
+        transport = make()
     except ImportError:
         return [Row(title, "not installed")]
     failed = 0
     with mock(latency_ms=1000, sigma=0.6) as server:
 
         def make_send() -> Callable[[str], Any]:
-            send = over(make(), server.url)
+            send = over(transport, server.url)
 
             async def counting(prompt: str) -> None:
                 nonlocal failed
@@ -51,20 +51,22 @@ def _rows(name: str, make: Callable[[], Transport]) -> list[Row]:
 
             return counting
 
-        spent = run(make_send, prompts(name, CONCURRENCY), CONCURRENCY)
+        spent = run(make_send, prompts(name, CONCURRENCY), CONCURRENCY, transport.aclose)
     shown = f"{spent.cpu / CONCURRENCY * 1000:.2f} ms, {spent.wall:.1f} s in all, {failed} failed"
-    broken_off = uvloop.run(_breaks_off(make))
+    broken_off = uvloop.run(_breaks_off(make()))
     return [Row(title, shown), Row(f"{name}: a cancelled request is broken off", "yes" if broken_off else "no")]
 
 
-async def _breaks_off(make: Callable[[], Transport]) -> bool:
+async def _breaks_off(transport: Transport) -> bool:
     """Tell whether the server loses its client when the request is cancelled."""
     with mock(latency_ms=3000) as server:
-        sending = asyncio.ensure_future(over(make(), server.url)("cancelled"))
+        sending = asyncio.ensure_future(over(transport, server.url)("cancelled"))
         await asyncio.sleep(0.5)
         sending.cancel()
         await asyncio.sleep(0.5)
-        return server.stats() == {"requests": 1, "peak_in_flight": 1, "in_flight": 0}
+        broken_off = server.stats() == {"requests": 1, "peak_in_flight": 1, "in_flight": 0}
+        await transport.aclose()
+    return broken_off
 
 
 def _httpx() -> Transport:

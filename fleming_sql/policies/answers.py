@@ -12,8 +12,10 @@ import jsonschema_rs
 
 from fleming_sql import jsontext
 from fleming_sql.errors import FlemingError
+from fleming_sql.policies.casts import CastError, cast
 from fleming_sql.policies.formats import compile_schema
-from fleming_sql.policies.sqltypes import CastError, SqlType, parse_type
+from fleming_sql.policies.sqltypes import SqlType
+from fleming_sql.policies.type_parser import parse_type
 from fleming_sql.types import ResponseFormat
 
 NOT_JSON: Final = "AI_FUNCTION_JSON_PARSE_ERROR"
@@ -121,7 +123,7 @@ class AnswerChecker:
         if type_.kind not in _FROM_JSON:
             # Plain text is an answer too, like 2026-01-01; and a long number is exact there, but not parsed.
             with suppress(CastError):
-                return type_.cast(bare)
+                return cast(type_, bare)
         try:
             value = _parse(bare)
         except (ValueError, RecursionError):
@@ -130,7 +132,7 @@ class AnswerChecker:
 
     def _cast(self, type_: SqlType, value: Any, answer: Any) -> Any:
         try:
-            return type_.cast(value)
+            return cast(type_, value)
         except CastError as error:
             shown = _shown(answer if isinstance(answer, str) else json.dumps(answer, default=str))
             reason = f"cannot return the answer as {type_.duckdb()}: {error}; the answer: {shown}"

@@ -9,7 +9,8 @@ import jsonschema_rs
 
 from fleming_sql import jsontext
 from fleming_sql.errors import ArgumentError
-from fleming_sql.policies.sqltypes import SqlType, parse_type
+from fleming_sql.policies.sqltypes import SqlType
+from fleming_sql.policies.type_parser import parse_type
 from fleming_sql.types import ResponseFormat
 
 _INVALID: Final = "AI_FUNCTION_INVALID_RESPONSE_FORMAT_TYPE"

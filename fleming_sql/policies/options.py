@@ -9,7 +9,8 @@ from fleming_sql import jsontext
 from fleming_sql.errors import ArgumentError
 from fleming_sql.policies.formats import parse_response_format
 from fleming_sql.policies.parameters import check_parameters
-from fleming_sql.policies.sqltypes import SqlType, parse_type
+from fleming_sql.policies.sqltypes import SqlType
+from fleming_sql.policies.type_parser import parse_type
 from fleming_sql.types import EMBEDDINGS, CallOptions
 
 MAX_USAGE_CONTEXT_BYTES: Final = 10 * 1024

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fleming_sql.policies.answers import AnswerChecker, AnswerMismatch, strip_fences
 from fleming_sql.policies.formats import parse_response_format
-from fleming_sql.policies.sqltypes import parse_type
+from fleming_sql.policies.type_parser import parse_type
 from fleming_sql.types import ResponseFormat
 
 _NOT_JSON = "AI_FUNCTION_JSON_PARSE_ERROR"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fleming_sql.errors import ArgumentError
 from fleming_sql.policies.formats import compile_schema, parse_response_format
-from fleming_sql.policies.sqltypes import parse_type
+from fleming_sql.policies.type_parser import parse_type
 from fleming_sql.types import ResponseFormat
 
 _INVALID = "AI_FUNCTION_INVALID_RESPONSE_FORMAT_TYPE"
