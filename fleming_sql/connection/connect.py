@@ -182,7 +182,6 @@ def detach(con: duckdb.DuckDBPyConnection | Connection) -> None:
             if slot is not None and slot.session is not None:
                 _drop_functions(cursor)
                 slot.session.close()
-                slot.session = None
     finally:
         cursor.close()
 
@@ -203,7 +202,7 @@ def _attach(
             slot = slot or REGISTRY.make(cursor)
             _let_go(slot, cursor)
             path = _store_path(cursor, gateway)
-            slot.session = Session(con, path, caller, _transport(transport), clock)
+            slot.session = Session(con, path, caller, _transport(transport), clock, on_closed=slot.forget)
             return slot.session
     finally:
         cursor.close()

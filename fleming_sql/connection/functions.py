@@ -21,7 +21,7 @@ from fleming_sql.connection.session import Session
 from fleming_sql.errors import ArgumentError, GatewayClosed
 from fleming_sql.gateway.batch import RowCall
 from fleming_sql.gateway.pipeline import Outcome
-from fleming_sql.gateway.plan import CallInput, Plan, make_plan
+from fleming_sql.gateway.plan import CallInput
 from fleming_sql.policies.options import (
     check_argument_types,
     read_options,
@@ -39,7 +39,6 @@ else:
 INSTANCE_FUNCTION: Final = "__fleming_instance"
 _TYPE_FUNCTION: Final = "__fleming_type"
 _CALL_FUNCTION: Final = "__fleming_call"
-_PLANS_KEPT: Final = 512
 
 
 @dataclass(slots=True)
@@ -50,6 +49,10 @@ class Slot:
     on_bind: Callable[[], None]
     """Called on the thread that binds a statement, before its rows are read."""
     session: Session | None = None
+
+    def forget(self) -> None:
+        """Let go of the session: a slot lives for ever, and what a closed session holds should not."""
+        self.session = None
 
     def current(self) -> Session:
         """Return the session.
@@ -95,7 +98,6 @@ class AiQueryFunctions:
 
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
-        self._plan = lru_cache(_PLANS_KEPT)(_make_plan)
 
     def type_of(self, endpoint: str | None, options: str, types: str) -> str:
         """Return the structure that `from_json` gives the result of a call.
@@ -133,7 +135,7 @@ class AiQueryFunctions:
         connection, query = connection_id[0].as_py(), query_id[0].as_py()
         snapshot = session.snapshot_for(connection, query)
         rows = [
-            self._row(snapshot, *values)
+            _row(session, snapshot, *values)
             for values in zip(
                 *map(_values, (endpoint, options, request_type, request, usage_context, files)), strict=True
             )
@@ -141,42 +143,26 @@ class AiQueryFunctions:
         outcomes = session.run(rows, connection, query)
         return pa.array([_to_json(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)], pa.string())
 
-    def _row(
-        self,
-        snapshot: Snapshot,
-        endpoint: str | None,
-        options: str,
-        request_type: str,
-        request: str | None,
-        usage_context: str | None,
-        file: bytes | None,
-    ) -> RowCall | None:
-        if request is None or request == "null":
-            return None
-        if endpoint is None:
-            raise ArgumentError("AI_FUNCTION_UNSUPPORTED_REQUEST", "the argument endpoint is NULL: name an endpoint")
-        plan = self._plan(_ById(snapshot), endpoint, options, request_type)
-        return RowCall(plan, CallInput(request, file, _read_usage_context(usage_context)))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _ById:
-    """A snapshot as a cache key: equal to itself alone, without hashing all that is in it."""
-
-    snapshot: Snapshot
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ById) and other.snapshot is self.snapshot
-
-    def __hash__(self) -> int:
-        return id(self.snapshot)
-
-
-def _make_plan(snapshot: _ById, endpoint: str, options: str, request_type: str) -> Plan:
-    return make_plan(snapshot.snapshot, endpoint, read_options(options), request_type)
-
 
 _read_usage_context: Final = lru_cache(4096)(read_usage_context)
+
+
+def _row(
+    session: Session,
+    snapshot: Snapshot,
+    endpoint: str | None,
+    options: str,
+    request_type: str,
+    request: str | None,
+    usage_context: str | None,
+    file: bytes | None,
+) -> RowCall | None:
+    if request is None or request == "null":
+        return None
+    if endpoint is None:
+        raise ArgumentError("AI_FUNCTION_UNSUPPORTED_REQUEST", "the argument endpoint is NULL: name an endpoint")
+    plan = session.plan(snapshot, endpoint, options, request_type)
+    return RowCall(plan, CallInput(request, file, _read_usage_context(usage_context)))
 
 
 def _values(column: Column) -> Iterable[Any]:

@@ -6,7 +6,7 @@ import getpass
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import uuid4
 
@@ -17,6 +17,8 @@ from fleming_sql.engine import Engine
 from fleming_sql.errors import CallCancelled
 from fleming_sql.gateway.batch import Batch, RowCall
 from fleming_sql.gateway.pipeline import Gateway, Outcome
+from fleming_sql.gateway.plan import Plan, make_plan
+from fleming_sql.policies.options import read_options
 from fleming_sql.providers import ProviderRegistry
 from fleming_sql.store.catalog import CATALOG, detach_store, open_store
 from fleming_sql.store.config import ConfigReader
@@ -26,6 +28,7 @@ from fleming_sql.transport.pooled import PooledTransport
 from fleming_sql.types import Caller, Snapshot, Task
 
 _STATEMENTS_KEPT: Final = 64
+_PLANS_KEPT: Final = 512
 
 
 def default_user() -> str:
@@ -44,6 +47,8 @@ class Session:
         path: The store's file, or `:memory:`.
         caller: On whose behalf calls are made where a connection has no caller of its own.
         transport: The way to the network; by default a pool of kept-alive connections.
+        clock: Time and chance.
+        on_closed: Called once, when the session has let go of everything.
 
     Raises:
         StoreError: The store cannot be opened; nothing stays attached.
@@ -56,10 +61,13 @@ class Session:
         caller: Caller,
         transport: Transport | None = None,
         clock: Clock | None = None,
+        *,
+        on_closed: Callable[[], None] = lambda: None,
     ) -> None:
         self._id = uuid4().hex[:8]  # DuckDB counts connections and queries from 1 in every process
         self.path = path
         self.caller = caller
+        self._on_closed = on_closed
         providers = ProviderRegistry()
         self._store = con.cursor()
         open_store(self._store, path, providers.describe())
@@ -74,6 +82,7 @@ class Session:
         self._pinned = False
         self._visible: set[str] = set()
         self._kept: list[duckdb.DuckDBPyConnection] = []
+        self._plans: OrderedDict[tuple[int, str, str, str], Plan] = OrderedDict()
         self._statements: OrderedDict[tuple[int, int], Snapshot] = OrderedDict()
 
     @property
@@ -145,6 +154,23 @@ class Session:
                     self._statements.popitem(last=False)
             return known
 
+    def plan(self, snapshot: Snapshot, endpoint: str, options: str, request_type: str) -> Plan:
+        """Return what the rows of a statement with these arguments have in common.
+
+        Raises:
+            ArgumentError: An argument is wrong.
+        """
+        key = (id(snapshot), endpoint, options, request_type)
+        with self._lock:
+            known = self._plans.get(key)
+        if known is None or known.snapshot is not snapshot:
+            known = make_plan(snapshot, endpoint, read_options(options), request_type)
+            with self._lock:
+                self._plans[key] = known
+                if len(self._plans) > _PLANS_KEPT:
+                    self._plans.popitem(last=False)
+        return known
+
     def run(self, rows: Sequence[RowCall | None], connection_id: int, query_id: int) -> list[Outcome | None]:
         """Make the calls of one vector and return their outcomes once all are logged."""
         statement_id = f"{self._id}-{connection_id}-{query_id}"
@@ -171,3 +197,4 @@ class Session:
             self._store.close()
             for con in self._kept:
                 con.close()
+            self._on_closed()
