@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
-from fleming_sql.providers.simulated.words import first_words
+from fleming_sql.providers.simulated.words import choose, first_words
 
 _EMAIL: Final = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _URL: Final = re.compile(r"https?://[^\s<>\"')]+")
@@ -47,6 +47,7 @@ _DETAILS: Final[Mapping[str, re.Pattern[str]]] = MappingProxyType(
 _ABOUT_TEXT: Final = re.compile(
     r"summary|title|subject|text|reason|description|comment|explanation|quote", re.IGNORECASE
 )
+_SENTIMENTS: Final = ("positive", "negative", "neutral")
 _EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -60,6 +61,8 @@ def find_details(name: str, text: str) -> list[str]:
     lowered = name.lower()
     if lowered in ("language", "lang"):
         return [_language(text)]
+    if lowered in ("sentiment", "mood", "tone"):
+        return [choose(_SENTIMENTS, text, lowered)]
     for names, pattern in _DETAILS.items():
         if re.search(names, lowered):
             found = [item.strip() for item in pattern.findall(text)]
@@ -68,9 +71,14 @@ def find_details(name: str, text: str) -> list[str]:
     return []
 
 
+def about_text(name: str) -> bool:
+    """Return whether a property of this name retells the text, so that there is always something to say."""
+    return _ABOUT_TEXT.search(name) is not None
+
+
 def phrase(name: str, text: str, chance: int) -> str:
     """Return a short text for a property that the prompt has no detail for."""
-    if text and _ABOUT_TEXT.search(name):
+    if text and about_text(name):
         return f"Simulated {name.replace('_', ' ')}: {first_words(text)}"
     return f"simulated {name.replace('_', ' ')} {chance % 1000}"
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from fleming_sql.jsontext import dumps
 from fleming_sql.providers.simulated.chance import number, pick
-from fleming_sql.providers.simulated.details import find_details, fixed_format, phrase
+from fleming_sql.providers.simulated.details import about_text, find_details, fixed_format, phrase
 from fleming_sql.providers.simulated.numbers import choose_number, find_number
 from fleming_sql.providers.simulated.words import choose
 
@@ -182,8 +182,10 @@ class SchemaFiller:
         fitted = [self._fitted(item, inner) for item in found]
         return fitted if len(set(fitted)) == len(fitted) else []
 
-    def _number(self, schema: Schema, name: str, path: tuple[str, ...], *, whole: bool) -> int | float:
+    def _number(self, schema: Schema, name: str, path: tuple[str, ...], *, whole: bool) -> int | float | None:
         found = find_number(name, self._text)
+        if found is None and _nullable(schema):
+            return None
         return choose_number(schema, name, found, number(self._key, *path), whole=whole)
 
     def _boolean(self, name: str, path: tuple[str, ...]) -> bool:
@@ -192,12 +194,14 @@ class SchemaFiller:
             return True
         return number(self._key, *path) % 2 == 1
 
-    def _string(self, schema: Schema, name: str, path: tuple[str, ...]) -> str:
+    def _string(self, schema: Schema, name: str, path: tuple[str, ...]) -> str | None:
         chance = number(self._key, *path)
         made = fixed_format(str(schema.get("format")), self._text, chance)
         if made is not None:
             return made
         found = find_details(name, self._text)
+        if not found and _nullable(schema) and not about_text(name):
+            return None
         place = int(path[-1]) if path[-1].isdigit() else 0
         return self._fitted(found[place % len(found)] if found else phrase(name, self._text, chance), schema)
 
@@ -205,6 +209,11 @@ class SchemaFiller:
         least, most = schema.get("minLength", 0), schema.get("maxLength", 10_000)
         padded = text if len(text) >= least else (text + " ." * least)[:least]
         return padded[:most]
+
+
+def _nullable(schema: Schema) -> bool:
+    kind = schema.get("type")
+    return isinstance(kind, Sequence) and not isinstance(kind, str) and "null" in kind
 
 
 def _branch(branches: Sequence[Any], depth: int) -> Any:
