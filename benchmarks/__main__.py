@@ -35,6 +35,7 @@ def main() -> None:
     names = options.names or list(BENCHMARKS)
     about = machine.describe(" ".join(["python -m benchmarks", *sys.argv[1:]]))
     rows = [row for name in names for measure in BENCHMARKS[name] for row in _apart(name, measure)]
+    about["Load at the end"] = machine.load()
     print("\n".join(f"{label}: {text}" for label, text in about.items()), end="\n\n")
     print(markdown(rows), end="")
     if options.save:

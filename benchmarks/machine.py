@@ -17,13 +17,18 @@ def describe(command: str) -> dict[str, str]:
     return {
         "CPU": f"{_cpu()}, {os.cpu_count()} cores",
         "Memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
-        "Load at the start": f"{os.getloadavg()[0]:.1f}",
+        "Load at the start": load(),
         "OS": _system(),
         "Python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         "Date": f"{datetime.now(UTC):%Y-%m-%d}",
         "Command": f"`{command}`",
     }
+
+
+def load() -> str:
+    """Return how many processes wanted a core in the last minute."""
+    return f"{os.getloadavg()[0]:.1f}"
 
 
 def _cpu() -> str:

@@ -124,6 +124,13 @@ def test_a_caller_who_wants_variety_gets_it(con: Connection, model: MockModel, v
     assert model.request_count == 4
 
 
+def test_a_temperature_inside_the_request_is_variety_too(con: Connection, model: MockModel) -> None:
+    request = "{'messages': [{'role': 'user', 'content': 'q'}], 'temperature': 0.7}"
+    con.execute(f"select ai_query('chat', {request}) from range(4)").fetchall()
+
+    assert model.request_count == 4
+
+
 @pytest.mark.parametrize("column", ["cache_ttl_seconds = null", """default_parameters = '{"temperature": 1}'"""])
 def test_an_endpoint_can_switch_reuse_off(con: Connection, model: MockModel, column: str) -> None:
     con.execute(f"update fleming.endpoints set {column}")

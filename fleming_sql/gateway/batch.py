@@ -68,7 +68,7 @@ class Batch:
         for position, row in enumerate(self._rows):
             if row is None:
                 continue
-            if row.plan.reusable:
+            if row.plan.reusable and not row.asked.request.startswith("{"):  # an object may hold its own parameters
                 groups.setdefault((id(row.plan), row.asked.request, row.asked.file), []).append(position)
             else:
                 alone.append([position])

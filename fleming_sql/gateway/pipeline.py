@@ -23,6 +23,7 @@ from fleming_sql.gateway.reuse import Reusable, ReuseCache
 from fleming_sql.gateway.upstream import Cancelled, Exchange, ExchangeFailed, Target, Upstream
 from fleming_sql.policies.answers import AnswerMismatch
 from fleming_sql.policies.failures import to_call_error
+from fleming_sql.policies.parameters import is_reusable
 from fleming_sql.policies.requests import BadRequest, Prompt, read_request
 from fleming_sql.policies.retries import next_delay
 from fleming_sql.policies.routing import choose
@@ -122,14 +123,16 @@ class Gateway:
         async def make() -> Reusable:
             return await self._answer(plan, endpoint, prompt, progress)
 
-        if plan.reusable:
+        # A request given as a STRUCT may bring a temperature of its own.
+        reusable = plan.reusable and is_reusable(endpoint.task, prompt.request.parameters)
+        if reusable:
             ttl_s = float(endpoint.cache_ttl_seconds or 0)
             made, reused = await self._reuse.get_or_call(progress.key, ttl_s, make)
         else:
             made, reused = await make(), False
         value = self._value(plan, prompt, made, reused, progress)
         record = progress.reused(made) if reused else progress.answered(made)
-        return Outcome(record, value, reusable=made if plan.reusable else None)
+        return Outcome(record, value, reusable=made if reusable else None)
 
     def _read(self, plan: Plan, endpoint: Endpoint, asked: CallInput, progress: CallInProgress) -> Prompt:
         try:
@@ -190,10 +193,8 @@ class Gateway:
                     progress.keep(made)
                     raise self._mismatched(plan, mismatch, progress) from None
                 progress.spent(exchange.answer)
-                request, reason = (
-                    _with_correction(request, exchange.answer.content, mismatch),
-                    "schema_mismatch",
-                )
+                request = _with_correction(request, exchange.answer.content, mismatch)
+                reason = "schema_mismatch"
             else:
                 return made
 
@@ -204,28 +205,27 @@ class Gateway:
 
     async def _attempt(self, target: Target, request: ModelRequest, reason: str, progress: CallInProgress) -> Exchange:
         """Send one request, again after failures that may pass."""
-        endpoint = target.endpoint
-        for attempts in range(1, endpoint.max_retries + 2):
+        while True:
             try:
                 exchange = await self._send(target, request, reason, progress)
             except ExchangeFailed as error:
-                progress.tried(error)
+                progress.failed_with(error)
                 delay = next_delay(
                     retryable=error.failure.retryable,
                     retry_after_s=error.failure.retry_after_s,
-                    attempts_made=attempts,
-                    max_retries=endpoint.max_retries,
+                    attempts_made=progress.failures,
+                    max_retries=target.endpoint.max_retries,
                     remaining_s=progress.remaining_s,
                     chance=self._clock.random(),
                 )
                 if delay is None:
-                    raise to_call_error(error.failure, target.entity, progress.request_id, attempts) from None
+                    tries = progress.failures
+                    raise to_call_error(error.failure, target.entity, progress.request_id, tries) from None
                 await progress.idle(self._clock.sleep(delay))
                 reason = "retry"
             else:
                 progress.tried(exchange)
                 return exchange
-        raise AssertionError("the last attempt gives up")  # next_delay has no delay beyond max_retries
 
     async def _send(self, target: Target, request: ModelRequest, reason: str, progress: CallInProgress) -> Exchange:
         flow = progress.flow

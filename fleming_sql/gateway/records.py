@@ -29,7 +29,7 @@ class CallInProgress:
 
     __slots__ = (
         "_asked", "_attempts", "_clock", "_deadline", "_idle_s", "_plan", "_queued_s", "_request_body",
-        "_response_body", "_spent", "_started", "_started_at", "_statement", "_upstream_ms", "entity",
+        "_response_body", "_spent", "_started", "_started_at", "_statement", "_upstream_ms", "entity", "failures",
         "input_characters", "key", "request_id", "sent",
     )  # fmt: skip
 
@@ -51,6 +51,7 @@ class CallInProgress:
         self._spent: list[Answer] = []
         self.request_id = clock.new_id()
         self.sent = False
+        self.failures = 0
         self.entity: ServedEntity | None = None
         self.input_characters = 0
 
@@ -102,6 +103,11 @@ class CallInProgress:
         if exchange.attempt is not None:
             self._attempts.append(exchange.attempt)
             self._upstream_ms += exchange.attempt.duration_ms
+
+    def failed_with(self, error: ExchangeFailed) -> None:
+        """Take down one attempt that failed; all failures of a call count against its one budget of retries."""
+        self.failures += 1
+        self.tried(error)
 
     def spent(self, answer: Answer) -> None:
         """Count the tokens of an answer that did not fit and is asked for again."""

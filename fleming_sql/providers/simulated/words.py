@@ -51,7 +51,7 @@ _HINTS: Final[Mapping[str, re.Pattern[str]]] = MappingProxyType(
             "prais": "great|love|excellent|happy|thank|perfect|wonderful|amazing|compliment|super|bravo",
             "refund": "money back|refund|reimburs",
             "return": "send .{0,12}back|return|exchange",
-            "deliver": "late\\b|arriv|ship|parcel|package|courier|deliver|track|paket|liefer|livrais|colis|entreg|kargo",
+            "deliver": "late\\b|arriv|ship|parcel|package|courier|deliver|track|paket|liefer|livrais|colis|entreg",
             "ship": "late\\b|arriv|ship|parcel|package|courier|deliver|track",
             "bill": "invoice|charg|payment|paid|card|bill|subscription|price|vat\\b|refund|rechnung|factur|fatt?ura",
             "payment": "invoice|charg|payment|paid|card|bill",
