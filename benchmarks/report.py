@@ -23,7 +23,7 @@ that was missed says `no` and stays in the table.
 {machine}
 Everything runs on this one machine: the mock server shares its cores with the gateway, so rows per second are
 a floor, and CPU per row, which counts the measuring process alone, is the figure that travels. The load
-says how busy the machine was with other things.
+at the start is that of other work, the one at the end that of other work and the benchmarks.
 
 ## How it is measured
 
@@ -33,12 +33,13 @@ temporary folder, so commits reach the file system.
 
 **throughput.** `SELECT count(v) FROM (SELECT ai_query('chat', prompt) AS v FROM prompts)` over 20,000 distinct
 prompts of about 300 characters, three times in one process with new prompts each; the best run is shown, and
-every run beside it, because answers kept for reuse slow later ones. The bare loop, in turns with it, has 512 workers
-that build the same body, send it through the gateway's own transport and parse the answer, in a process without
+every run beside it, because answers kept for reuse can slow later ones. The bare loop, in turns with it, has 512
+workers that build the same body, send it through the gateway's own transport and parse the answer, in a process without
 DuckDB; the SDKs do the same once with fewer rows.
 
 **in_flight.** One statement over 4,096 rows against answers after a lognormal delay (median 1 s, sigma 0.6),
-with `max_concurrency` 1,000. The peak is counted by the server, not by the gateway.
+with `max_concurrency` 1,000. The peak is counted by the server, not by the gateway; the wall time holds the slowest
+answer of each vector, because DuckDB hands over 2,048 rows at a time and waits for all of them.
 
 **duplicates.** 400,000 rows hold 5 distinct prompts, with reuse as it is by default. Calls sent are the server's
 count, and the log's rows are counted in `fleming.serving.inference` afterwards.
@@ -49,11 +50,12 @@ are timed inside a coroutine on the gateway's event loop. The first call of each
 on, and "added" is the difference of the quantiles to the direct call's; the log of the gateway's calls is written
 by its tick of once a second or between blocks, outside the time, while a statement's own commit is part of its time.
 
-**memory.** Resident memory of one process after each of four statements of 50,000 distinct calls (some 370 bytes
-of request and 370 of answer, logged), with DuckDB's `memory_limit` at 256 MB so that its buffer pool cannot pass for a
-leak or hide one. The first variant keeps each answer for reuse, for which `ReuseCache` allows itself 256 MiB by its own
-estimate (2.5 to 3.5 kB an answer, so the bound is reached near 90,000 answers); the second has `cache => false` and
-keeps none, so that what still varies is DuckDB's buffer pool and the allocators' free lists.
+**memory.** Resident memory of one process after each of four statements of 50,000 distinct calls (some 340 bytes
+of request and 345 of answer, logged), with DuckDB's `memory_limit` at 256 MB so that its buffer pool cannot pass
+for a leak or hide one; "flat" is the mean growth per 50,000 calls after the first 100,000. The first variant keeps
+answers for reuse, for which `ReuseCache` allows itself 256 MiB by its own estimate; the second has `cache => false`
+and keeps none. What DuckDB (`duckdb_memory()`) and `ReuseCache` hold stands beside each; the rest is Python, the
+libraries and the allocators' free lists, which make the figure swing by tens of MiB.
 
 **config_read.** The median of 500 times `session.snapshot_for`, each for a statement not seen before, with nothing
 changed in between. Beside it the one read that finds the added endpoints and records their versions.

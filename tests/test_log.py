@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -171,14 +172,18 @@ def test_equal_requests_have_equal_hashes_and_others_do_not(con: Connection, mod
     assert counts == [(1,), (2,)]
 
 
-def test_waiting_for_a_place_is_queue_time(con: Connection, serve: Serve) -> None:
-    serve(lambda received: chat_reply("x").delayed(0.05), max_concurrency=1)
+def test_waiting_for_another_statement_is_queue_time(con: Connection, serve: Serve) -> None:
+    server = serve(lambda received: chat_reply("x").delayed(0.3), max_concurrency=1)
+    first = threading.Thread(target=lambda: con.cursor().execute("select ai_query('chat', 'first')").fetchall())
+    first.start()
+    server.wait_until(lambda server: server.in_flight == 1)
 
-    con.execute("select ai_query('chat', 'q' || i) from range(3) t(i)").fetchall()
+    ask(con, "second")
+    first.join()
 
-    waited = con.execute("select queue_ms from fleming.serving.inference order by 1").fetchall()
-    assert waited[0][0] < 40
-    assert waited[2][0] >= 90
+    waited = con.execute("select queue_ms from fleming.serving.inference order by request_time").fetchall()
+    assert waited[0][0] < 100
+    assert waited[1][0] > 100
 
 
 def test_a_row_of_one_is_as_full_as_a_row_of_many(con: Connection, model: MockModel) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import duckdb
@@ -21,7 +21,7 @@ from fleming_sql.connection.session import Session
 from fleming_sql.errors import ArgumentError, GatewayClosed
 from fleming_sql.gateway.batch import RowCall
 from fleming_sql.gateway.pipeline import Outcome
-from fleming_sql.gateway.plan import CallInput
+from fleming_sql.gateway.plan import CallInput, Plan
 from fleming_sql.policies.options import (
     check_argument_types,
     read_options,
@@ -29,7 +29,6 @@ from fleming_sql.policies.options import (
     result_type,
     structure,
 )
-from fleming_sql.types import Snapshot
 
 if TYPE_CHECKING:
     Column: TypeAlias = pa.Array[Any]
@@ -134,12 +133,9 @@ class AiQueryFunctions:
         session = self._slot.current()
         connection, query = connection_id[0].as_py(), query_id[0].as_py()
         snapshot = session.snapshot_for(connection, query)
-        rows = [
-            _row(session, snapshot, *values)
-            for values in zip(
-                *map(_values, (endpoint, options, request_type, request, usage_context, files)), strict=True
-            )
-        ]
+        columns = map(_values, (endpoint, options, request_type, request, usage_context, files))
+        plan_of = cache(partial(session.plan, snapshot))
+        rows = [_row(plan_of, *values) for values in zip(*columns, strict=True)]
         outcomes = session.run(rows, connection, query)
         return pa.array([_to_json(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)], pa.string())
 
@@ -148,8 +144,7 @@ _read_usage_context: Final = lru_cache(4096)(read_usage_context)
 
 
 def _row(
-    session: Session,
-    snapshot: Snapshot,
+    plan_of: Callable[[str, str, str], Plan],
     endpoint: str | None,
     options: str,
     request_type: str,
@@ -161,7 +156,7 @@ def _row(
         return None
     if endpoint is None:
         raise ArgumentError("AI_FUNCTION_UNSUPPORTED_REQUEST", "the argument endpoint is NULL: name an endpoint")
-    plan = session.plan(snapshot, endpoint, options, request_type)
+    plan = plan_of(endpoint, options, request_type)
     return RowCall(plan, CallInput(request, file, _read_usage_context(usage_context)))
 
 

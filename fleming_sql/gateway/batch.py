@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ class RowCall:
 class Batch:
     """Runs the calls of one vector on the gateway's event loop.
 
+    As many workers as the endpoint takes requests at once pull rows, so that a row that waits is a place in a list
+    and not a task.
+
     Args:
         gateway: Makes the calls.
         rows: The rows in their order; None stands for a NULL request, which is no call.
@@ -35,8 +39,9 @@ class Batch:
         self._rows = rows
         self._statement = Statement(statement_id, caller, statement_id, self._permit)
         self._outcomes: list[Outcome | None] = [None] * len(rows)
-        self._tasks: list[asyncio.Task[None]] = []
-        self._sent: set[asyncio.Task[None] | None] = set()
+        self._waiting: deque[list[int]] = deque()
+        self._workers: list[asyncio.Task[None]] = []
+        self._sending: set[asyncio.Task[None] | None] = set()
         self._stopped = False
         self._cancelled = False
 
@@ -47,8 +52,9 @@ class Batch:
             CallCancelled: `cancel` was called; what was under way is logged.
         """
         if not self._cancelled:
-            self._tasks = [asyncio.create_task(self._one(positions)) for positions in self._groups()]
-            for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
+            self._waiting.extend(self._groups())
+            self._workers = [asyncio.create_task(self._work()) for _ in range(self._width())]
+            for ended in await asyncio.gather(*self._workers, return_exceptions=True):
                 if isinstance(ended, BaseException) and not isinstance(ended, asyncio.CancelledError):
                     raise ended
         if self._cancelled:
@@ -58,8 +64,14 @@ class Batch:
     def cancel(self) -> None:
         """Send no more and break off what is under way. Called on the event loop."""
         self._stopped = self._cancelled = True
-        for task in self._tasks:
-            task.cancel()
+        self._waiting.clear()
+        for worker in self._workers:
+            worker.cancel()
+
+    def _width(self) -> int:
+        """Return how many calls to have under way: embeddings that wait are what fills a request."""
+        widths = (row.plan.width for row in self._rows if row is not None)
+        return min(len(self._waiting), max(widths, default=0))
 
     def _groups(self) -> list[list[int]]:
         """Return the positions of the rows, identical ones together."""
@@ -73,6 +85,12 @@ class Batch:
             else:
                 alone.append([position])
         return [*groups.values(), *alone]
+
+    async def _work(self) -> None:
+        worker = asyncio.current_task()
+        while self._waiting:
+            await self._one(self._waiting.popleft())
+            self._sending.discard(worker)
 
     async def _one(self, positions: Sequence[int]) -> None:
         row = self._row(positions[0])
@@ -94,12 +112,13 @@ class Batch:
         if self._stopped:
             return
         self._stopped = True
+        self._waiting.clear()
         current = asyncio.current_task()
-        for task in self._tasks:
-            if task not in self._sent and task is not current:
-                task.cancel()
+        for worker in self._workers:
+            if worker not in self._sending and worker is not current:
+                worker.cancel()
 
     def _permit(self) -> None:
         if self._stopped:
             raise asyncio.CancelledError
-        self._sent.add(asyncio.current_task())
+        self._sending.add(asyncio.current_task())

@@ -13,8 +13,10 @@ from fleming_sql.errors import ArgumentError, CallError
 from fleming_sql.policies.answers import AnswerChecker
 from fleming_sql.policies.options import result_type
 from fleming_sql.policies.parameters import is_reusable
-from fleming_sql.types import CUSTOM, Caller, CallOptions, Endpoint, Snapshot
+from fleming_sql.types import CUSTOM, EMBEDDINGS, Caller, CallOptions, Endpoint, Snapshot
 
+_EMBEDDINGS_AT_ONCE: Final = 4096
+"""Calls, not requests: many of them share one."""
 _CHAT_ONLY: Final = frozenset({"llm/v1/chat", "agent/v1/chat"})
 
 
@@ -59,6 +61,13 @@ class Plan:
     reusable: bool = False
     fingerprint: bytes = b""
     """Of everything but the row that an answer depends on."""
+
+    @property
+    def width(self) -> int:
+        """How many calls of one statement are worth having under way at once."""
+        if self.endpoint is None:
+            return 1
+        return _EMBEDDINGS_AT_ONCE if self.endpoint.task == EMBEDDINGS else self.endpoint.max_concurrency
 
     def key(self, asked: CallInput) -> bytes:
         """Return the request hash: equal for calls that may share an answer."""
