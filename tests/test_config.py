@@ -141,6 +141,16 @@ def test_all_tables_views_and_macros_carry_comments(con: Connection) -> None:
     assert bare == []
 
 
+def test_all_columns_of_views_carry_comments(con: Connection) -> None:
+    bare = con.execute(
+        "select table_name || '.' || column_name from duckdb_columns() c where database_name = 'fleming' "
+        "and comment is null and exists (from duckdb_views() v where v.database_name = 'fleming' "
+        "and not v.internal and v.view_name = c.table_name)"
+    ).fetchall()
+
+    assert bare == []
+
+
 def test_providers_lists_what_is_registered(con: Connection) -> None:
     assert con.execute("select name from fleming.providers order by 1").fetchall() == [
         ("anthropic",),

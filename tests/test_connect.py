@@ -253,6 +253,19 @@ def test_database_and_store_may_not_be_one_file(tmp_path: Path) -> None:
         fleming_sql.connect(tmp_path / "w.duckdb", gateway=tmp_path / "w.duckdb")
 
 
+def test_a_store_opened_as_a_database_is_told(tmp_path: Path) -> None:
+    fleming_sql.connect(tmp_path / "w.duckdb").close()
+
+    with pytest.raises(FlemingError, match="is itself a gateway store"):
+        fleming_sql.connect(tmp_path / "w.fleming.duckdb")
+    assert not (tmp_path / "w.fleming.fleming.duckdb").exists()
+
+
+def test_attach_to_a_path_is_told() -> None:
+    with pytest.raises(FlemingError, match="takes a DuckDB connection"):
+        fleming_sql.attach("w.duckdb")  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def bare() -> Iterator[duckdb.DuckDBPyConnection]:
     con = duckdb.connect()

@@ -12,7 +12,7 @@ import pytest
 from conftest import AddEndpoint, Serve
 
 from fleming_sql import Connection
-from fleming_sql.testing import MockModel, Reply, chat_reply, error_reply
+from fleming_sql.testing import MockModel, Received, Reply, chat_reply, error_reply
 
 
 def ask(con: Any, sql: str = "select ai_query('chat', 'x')") -> str:
@@ -92,18 +92,19 @@ def test_a_broken_row_shows_in_config_problems_and_fails_calls_with_the_same_wor
     change, words = BROKEN_ROWS[case]
     con.execute(change)
 
-    problems = con.execute("select message from fleming.config_problems").fetchall()
+    problem, remedy = con.execute("select problem, remedy from fleming.config_problems").fetchall()[0]
     text = ask(con)
 
-    assert words in problems[0][0]
-    assert problems[0][0] in text
+    assert words in problem
+    assert problem in text
+    assert remedy in text
     assert "sk-very-secret" not in text
     assert model.request_count == 0
     assert logged(con) == (400, "CONFIG_PROBLEM", 0)
 
 
 def test_an_entity_of_no_endpoint_is_a_problem(con: Connection) -> None:
-    con.execute("insert into fleming.served_entities (endpoint, name, provider) values ('ghost', 'g', 'openai')")
+    con.execute("insert into fleming.served_entities (endpoint, name, provider) values ('ghost', 'g', 'simulated')")
 
     assert con.execute("select table_name, column_name from fleming.config_problems").fetchall() == [
         ("served_entities", "endpoint")
@@ -142,7 +143,7 @@ def test_a_credential_that_cannot_be_had_is_an_error_that_says_which(
 
     assert words in text
     assert "fleming.credentials, row key" in text
-    assert logged(con) == (401, "CREDENTIAL_ERROR", 0)
+    assert logged(con) == (400, "CREDENTIAL_ERROR", 0)
     assert model.request_count == 0
 
 
@@ -191,6 +192,27 @@ def test_a_passing_error_is_retried_and_then_is_none(con: Connection, serve: Ser
     assert con.execute("select ai_query('chat', 'x')").fetchall() == [("fine",)]
     attempts = con.execute("select reason, status_code, error_code from fleming.serving.attempts order by started_at")
     assert attempts.fetchall() == [("first", 429, "REQUEST_LIMIT_EXCEEDED"), ("retry", 200, None)]
+
+
+def test_calls_that_wait_for_a_retry_when_the_statement_fails_keep_their_own_failure(
+    con: Connection, serve: Serve
+) -> None:
+    def refuse(received: Received) -> Reply:
+        text = received.json()["messages"][0]["content"]
+        if text != "q0":
+            return error_reply(503, "busy", headers={"retry-after": "30"})
+        return error_reply(400, "bad").delayed(0.5)
+
+    serve(refuse, max_concurrency=8)
+
+    ask(con, "select ai_query('chat', 'q' || i) from range(100) t(i)")
+
+    statuses = con.execute("select status_code, count(*) from fleming.serving.inference group by 1 order by 1")
+    assert statuses.fetchall() == [(400, 1), (503, 7)]
+
+
+def test_a_near_name_is_found_in_any_case(con: Connection, model: MockModel) -> None:
+    assert 'did you mean "chat"?' in ask(con, "select ai_query('CHAT', 'x')")
 
 
 BAD_BODIES = {

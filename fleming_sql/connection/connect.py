@@ -17,8 +17,8 @@ from fleming_sql.clock import Clock
 from fleming_sql.connection.functions import Slot
 from fleming_sql.connection.registry import REGISTRY
 from fleming_sql.connection.session import Session, default_user
-from fleming_sql.errors import StoreError
-from fleming_sql.store.catalog import CATALOG, MEMORY, attached_path, check_path, quote_identifier
+from fleming_sql.errors import ArgumentError, StoreError
+from fleming_sql.store.catalog import CATALOG, MEMORY, attached_path, check_path, is_store, quote_identifier
 from fleming_sql.store.files import read_files
 from fleming_sql.transport import Transport
 from fleming_sql.transport.over_httpx import HttpxTransport
@@ -140,7 +140,7 @@ def connect(
 
 
 def attach(
-    con: duckdb.DuckDBPyConnection,
+    con: duckdb.DuckDBPyConnection | Connection,
     gateway: str | Path | None = None,
     user: str | None = None,
     groups: Iterable[str] = (),
@@ -163,6 +163,13 @@ def attach(
     Raises:
         StoreError: The store cannot be opened, or the instance has a gateway with another store.
     """
+    if isinstance(con, Connection):
+        return con.duckdb
+    if not isinstance(con, duckdb.DuckDBPyConnection):
+        raise ArgumentError(
+            "DATATYPE_MISMATCH",
+            f"attach takes a DuckDB connection, not {type(con).__name__}: use fleming_sql.connect for a path",
+        )
     session = _attach(con, gateway, _caller(user, groups), transport, clock)
     session.pin()
     _make_functions_visible(con, session)
@@ -202,6 +209,11 @@ def _attach(
             slot = slot or REGISTRY.make(cursor)
             _let_go(slot, cursor)
             path = _store_path(cursor, gateway)
+            if is_store(cursor):
+                raise StoreError(
+                    "this database is itself a gateway store: connect to your own database and name the store with "
+                    "gateway=, or read it with duckdb.connect"
+                )
             slot.session = Session(con, path, caller, _transport(transport), clock, on_closed=slot.forget)
             return slot.session
     finally:

@@ -37,7 +37,7 @@ class Batch:
     def __init__(self, gateway: Gateway, rows: Sequence[RowCall | None], statement_id: str, caller: Caller) -> None:
         self._gateway = gateway
         self._rows = rows
-        self._statement = Statement(statement_id, caller, statement_id, self._permit)
+        self._statement = Statement(statement_id, caller, statement_id, self._permit, self._rest)
         self._outcomes: list[Outcome | None] = [None] * len(rows)
         self._waiting: deque[list[int]] = deque()
         self._workers: list[asyncio.Task[None]] = []
@@ -87,10 +87,8 @@ class Batch:
         return [*groups.values(), *alone]
 
     async def _work(self) -> None:
-        worker = asyncio.current_task()
         while self._waiting:
             await self._one(self._waiting.popleft())
-            self._sending.discard(worker)
 
     async def _one(self, positions: Sequence[int]) -> None:
         row = self._row(positions[0])
@@ -108,7 +106,7 @@ class Batch:
         return row
 
     def _stop(self) -> None:
-        """Let what is under way come to its end, to be logged, and send nothing more."""
+        """Let requests under way come to their end, to be logged, and send nothing more, not even again."""
         if self._stopped:
             return
         self._stopped = True
@@ -122,3 +120,6 @@ class Batch:
         if self._stopped:
             raise asyncio.CancelledError
         self._sending.add(asyncio.current_task())
+
+    def _rest(self) -> None:
+        self._sending.discard(asyncio.current_task())

@@ -102,7 +102,7 @@ class Gateway:
             if isinstance(cancelled, Cancelled):
                 progress.broken_off(cancelled.attempt, cancelled.request_body)
             if progress.sent:
-                self._log(progress.cancelled())
+                self._log(progress.cancelled(between_attempts=not isinstance(cancelled, Cancelled)))
             raise
         self._log(outcome.record)
         return outcome
@@ -166,8 +166,8 @@ class Gateway:
             else "check returnType against what the model answers"
         )
         told = (
-            f'[{mismatch.condition}] endpoint "{plan.endpoint_name}": {mismatch.reason}: {advice} '
-            f"(request id {progress.request_id}, HTTP status 200)"
+            f'[{mismatch.condition}] endpoint "{plan.endpoint_name}": {mismatch.reason}; {advice} '
+            f"(request id {progress.request_id}, HTTP status 422)"
         )
         return CallError(mismatch.condition, told, status=422, code="INVALID_RESPONSE")
 
@@ -218,9 +218,10 @@ class Gateway:
                     remaining_s=progress.remaining_s,
                     chance=self._clock.random(),
                 )
+                told = to_call_error(error.failure, target.entity, progress.request_id, progress.failures)
                 if delay is None:
-                    tries = progress.failures
-                    raise to_call_error(error.failure, target.entity, progress.request_id, tries) from None
+                    raise told from None
+                progress.last_error = told
                 await progress.idle(self._clock.sleep(delay))
                 reason = "retry"
             else:
@@ -237,6 +238,7 @@ class Gateway:
                 progress.permit()
                 return await self._upstream.send(target, request, progress.start_clock(), reason)
             finally:
+                progress.rest()
                 gate.leave()
 
         if request.task != EMBEDDINGS:
@@ -246,7 +248,10 @@ class Gateway:
             return await send(request)
         progress.permit()
         key = (flow, target.entity.id, jsontext.dumpb(request.parameters))
-        return await self._batcher.call(key, request, max_inputs, send)
+        try:
+            return await self._batcher.call(key, request, max_inputs, send)
+        finally:
+            progress.rest()
 
     def _gate(self, endpoint: Endpoint) -> FairGate:
         gate = self._gates.get(endpoint.name)

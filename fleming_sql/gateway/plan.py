@@ -30,6 +30,8 @@ class Statement:
     """Statements with different flows share an endpoint's places fairly."""
     permit: Callable[[], None]
     """Called before each request is sent; raises CancelledError when the statement sends no more."""
+    rest: Callable[[], None]
+    """Called when a request is over, answered or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +159,14 @@ def _refusal(endpoint: Endpoint) -> tuple[str, str, int, str] | None:
             "PERMISSION_DENIED",
         )
     if endpoint.problems:
-        return "CONFIG_PROBLEM", f'endpoint "{endpoint.name}": {endpoint.problems[0]}', 400, "CONFIG_PROBLEM"
+        return "CONFIG_PROBLEM", endpoint.problems[0], 400, "CONFIG_PROBLEM"
     return None
 
 
 def _unknown(name: str, known: Iterable[str]) -> tuple[str, str, int, str]:
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    lowered = {known.lower(): known for known in names}
+    near = [lowered[found] for found in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
     if near:
         hint = "did you mean " + ", ".join(f'"{one}"' for one in near) + "?"
     elif names:

@@ -30,7 +30,7 @@ class CallInProgress:
     __slots__ = (
         "_asked", "_attempts", "_clock", "_deadline", "_idle_s", "_plan", "_queued_s", "_request_body",
         "_response_body", "_spent", "_started", "_started_at", "_statement", "_upstream_ms", "entity", "failures",
-        "input_characters", "key", "request_id", "sent",
+        "input_characters", "key", "last_error", "request_id", "sent",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, asked: CallInput, statement: Statement, clock: Clock) -> None:
@@ -52,6 +52,7 @@ class CallInProgress:
         self.request_id = clock.new_id()
         self.sent = False
         self.failures = 0
+        self.last_error: CallError | None = None
         self.entity: ServedEntity | None = None
         self.input_characters = 0
 
@@ -63,6 +64,10 @@ class CallInProgress:
         """
         self._statement.permit()
         self.sent = True
+
+    def rest(self) -> None:
+        """Tell the statement that the request is over."""
+        self._statement.rest()
 
     def start_clock(self) -> float:
         """Start the deadline at the first request that goes out; return the seconds left."""
@@ -162,8 +167,13 @@ class CallInProgress:
         self._attempts.append(attempt)
         self._upstream_ms += attempt.duration_ms
 
-    def cancelled(self) -> CallRecord:
-        """Return the record of a call that was cancelled after a request had gone out."""
+    def cancelled(self, *, between_attempts: bool) -> CallRecord:
+        """Return the record of a call that was cancelled after a request had gone out.
+
+        Between two attempts nothing was broken off: the call has failed as its last attempt did.
+        """
+        if between_attempts and self.last_error is not None:
+            return self.failed(self.last_error)
         record = self._count(self._record(CANCELLED_STATUS))
         record.error_code = "CANCELLED"
         record.error_message = "the statement was interrupted or its connection closed"
@@ -187,7 +197,7 @@ class CallInProgress:
             payload_logging=endpoint.payload_logging if endpoint else False,
             usage_tracking=endpoint.usage_tracking if endpoint else True,
             status_code=status,
-            execution_duration_ms=total_s * 1000,
+            execution_duration_ms=(total_s - self._queued_s) * 1000,
             queue_ms=self._queued_s * 1000,
             overhead_us=max(0.0, total_s - waited_s) * 1e6,
             input_character_count=self.input_characters,

@@ -93,7 +93,7 @@ _KINDS: Final[Mapping[str, tuple[str, str, int, str]]] = MappingProxyType(
             502,
             "redirects are not followed: set the column base_url of the served entity to the final address",
         ),
-        "credential": ("AI_FUNCTION_HTTP_REQUEST_ERROR", "CREDENTIAL_ERROR", 401, ""),
+        "credential": ("CREDENTIAL_ERROR", "CREDENTIAL_ERROR", 400, ""),
         "request": ("AI_FUNCTION_UNSUPPORTED_REQUEST", "BAD_REQUEST", 400, ""),
     }
 )

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider
+from fleming_sql.types import ServedEntity
 
 PROVIDERS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -34,10 +35,16 @@ class ProviderRegistry:
         """The registered names, sorted."""
         return tuple(sorted(self._paths))
 
-    def describe(self) -> list[tuple[str, list[str], str, list[str]]]:
-        """Return name, tasks, description and config keys of each provider, for the table `providers`."""
+    def describe(self) -> list[tuple[str, list[str], str, list[str], bool]]:
+        """Return the rows of the table `providers`, one per provider."""
         return [
-            (name, sorted(provider.tasks), provider.description, sorted(provider.config_keys))
+            (
+                name,
+                sorted(provider.tasks),
+                provider.description,
+                sorted(provider.config_keys),
+                provider.requires_credential(_at_public_address(name)),
+            )
             for name, provider in ((name, self.get(name)) for name in self.names)
         ]
 
@@ -51,6 +58,10 @@ class ProviderRegistry:
             module, _, attribute = self._paths[name].partition(":")
             self._made[name] = getattr(import_module(module), attribute)()
         return self._made[name]
+
+
+def _at_public_address(provider: str) -> ServedEntity:
+    return ServedEntity("", "", "", provider, "", None, None, 100.0, 1, {}, {})
 
 
 __all__ = ["PROVIDERS", "BadAnswer", "BadProviderRequest", "Provider", "ProviderRegistry"]

@@ -37,9 +37,17 @@ def attached_path(cursor: duckdb.DuckDBPyConnection) -> str | None:
     return rows[0][0] if rows else None
 
 
-def open_store(
-    cursor: duckdb.DuckDBPyConnection, path: str, providers: Sequence[tuple[str, list[str], str, list[str]]]
-) -> None:
+def is_store(cursor: duckdb.DuckDBPyConnection) -> bool:
+    """Return whether the current database of a cursor is a gateway store, opened as a user's database."""
+    return bool(
+        cursor.execute(
+            "select 1 from duckdb_tables() where database_name = current_database() "
+            "and schema_name = 'serving' and table_name = 'calls'"
+        ).fetchall()
+    )
+
+
+def open_store(cursor: duckdb.DuckDBPyConnection, path: str, providers: Sequence[Sequence[object]]) -> None:
     """Attach the store at `path`, creating it if need be, and bring it to this version's schema.
 
     Args:
@@ -57,7 +65,7 @@ def open_store(
         cursor.execute("begin")
         cursor.execute("delete from providers")
         for row in providers:
-            cursor.execute("insert into providers values (?, ?, ?, ?)", list(row))
+            cursor.execute("insert into providers values (?, ?, ?, ?, ?)", list(row))
         for file in read_files("objects"):
             cursor.execute(file.text)
         cursor.execute("commit")

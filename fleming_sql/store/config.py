@@ -31,6 +31,14 @@ _ENDPOINT_COLUMNS: Final = (
 _ENTITY_COLUMNS: Final = (
     "endpoint, name, provider, model, base_url, credential, traffic_percentage, position, parameters, provider_config"
 )
+_PROBLEMS: Final = """
+select
+    endpoint,
+    problem || ': ' || remedy || ' (table fleming.' || table_name || ', row ' || row_key
+        || coalesce(', column ' || column_name, '') || ')'
+from config_problems
+where endpoint is not null
+"""
 _VERSIONS: Final = """
 select endpoint_name, endpoint_config_version, config_fingerprint, served_entity_name, served_entity_id
 from serving.served_entities
@@ -113,7 +121,7 @@ class ConfigReader:
 
     def _problems(self) -> defaultdict[str, list[str]]:
         found: defaultdict[str, list[str]] = defaultdict(list)
-        for endpoint, message in self._rows("select endpoint, message from config_problems where endpoint is not null"):
+        for endpoint, message in self._rows(_PROBLEMS):
             found[endpoint].append(message)
         return found
 

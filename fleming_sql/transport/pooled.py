@@ -1,8 +1,8 @@
 """The default transport: aiohttp's pool of kept-alive connections.
 
-Chosen by measurement over httpx's own pool, which collapses under concurrency, and over pyreqwest, which is as
-fast but does not break off a request that is cancelled (0.15.1), so that an interrupted statement would be billed
-to its end. See docs/benchmarks.md.
+Chosen by measurement (docs/benchmarks.md) over httpx's own pool, which collapses under concurrency, and over
+pyreqwest, which takes less CPU but does not break off a request that is cancelled (0.15.1), so that an interrupted
+statement would be billed to its end.
 """
 
 from __future__ import annotations

@@ -84,8 +84,10 @@ create table providers (
     name varchar primary key,
     tasks varchar[] not null,
     description varchar not null,
-    config_keys varchar[] not null
+    config_keys varchar[] not null,
+    needs_credential boolean not null
 );
 
 comment on table providers is 'One row is one wire format that this version of fleming-sql speaks; rewritten at every attach';
 comment on column providers.config_keys is 'Keys that served_entities.provider_config may hold';
+comment on column providers.needs_credential is 'Whether its public address, base_url NULL, answers nobody without a credential';

@@ -72,6 +72,18 @@ problems as (
         'served_entities',
         s.endpoint,
         s.endpoint || '/' || s.name,
+        'credential',
+        'served entity "' || s.name || '" of endpoint "' || s.endpoint || '" has no credential, and provider "' || s.provider || '" needs a credential at its public address',
+        'insert one into fleming.credentials and name it in the column credential'
+    from entities as s
+    inner join providers as p on p.name = s.provider
+    where p.needs_credential and s.base_url is null and s.credential is null
+        and not regexp_matches(s.provider_config::varchar, '\{\{secrets/|"openai_api_base"')
+    union all
+    select
+        'served_entities',
+        s.endpoint,
+        s.endpoint || '/' || s.name,
         'base_url',
         'served entity "' || s.name || '" of endpoint "' || s.endpoint || '" has the base_url "' || s.base_url || '", which is not an http or https address',
         'change the column base_url to an address that begins with http:// or https://'
@@ -166,14 +178,18 @@ problems as (
 )
 select
     table_name,
-    endpoint,
     row_key,
     column_name,
     problem,
     remedy,
-    problem || ': ' || remedy || ' (table fleming.' || table_name || ', row ' || row_key
-        || coalesce(', column ' || column_name, '') || ')' as message
+    endpoint
 from problems
 order by table_name, row_key, column_name nulls first;
 
-comment on view config_problems is 'One row is one inconsistency in the config tables: the row and column to change and how. A call that meets it fails with the text in message';
+comment on view config_problems is 'One row is one inconsistency in the config tables: the row and column to change and how. A call that meets it fails with the same words';
+comment on column config_problems.table_name is 'Table in fleming';
+comment on column config_problems.row_key is 'The row: its name, or endpoint/name for served_entities';
+comment on column config_problems.column_name is 'The column to change; NULL where a row is missing';
+comment on column config_problems.problem is 'What is wrong, with the value';
+comment on column config_problems.remedy is 'What to do, and what would be accepted';
+comment on column config_problems.endpoint is 'The endpoint whose calls fail because of it; NULL where none does';

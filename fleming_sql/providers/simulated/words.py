@@ -144,10 +144,9 @@ def _split(listed: str) -> list[str]:
 
 
 def _after_instruction(asked: str) -> str:
-    """Return what follows the first colon or line break of a prompt, where that is most of it."""
+    """Return what follows the first colon or line break of a prompt, if anything does."""
     found = re.search(r"[:\n]\s*", asked[:300])
-    rest = asked[found.end() :] if found else ""
-    return rest if len(rest) >= len(asked) // 4 and rest else asked
+    return (asked[found.end() :] if found else "") or asked
 
 
 def _filled(template: str, model: str, prompt: str, count: int = 8) -> str:
