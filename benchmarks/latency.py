@@ -58,7 +58,7 @@ def measure() -> list[Row]:
 
 
 def _through_gateway(session: Session) -> Send:
-    plan = make_plan(session.snapshot_for(-1, -1), "chat", CallOptions(), "VARCHAR")
+    plan = make_plan(session.snapshot_for(-1, -1), "chat", CallOptions())
     statement = Statement("benchmark", Caller("benchmark"), "benchmark", lambda: None, lambda: None)
 
     async def call(prompt: str) -> None:

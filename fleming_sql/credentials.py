@@ -70,8 +70,8 @@ def _checked(credential: Credential, value: str | None) -> Secret:
     value = (value or "").strip()
     if not value:
         raise _error(credential, _MISSING[credential.source].format(credential.reference))
-    if any(character in value for character in "\r\n\0"):
-        raise _error(credential, "what it gives has several lines, and a secret is one")
+    if not (value.isascii() and value.isprintable()):
+        raise _error(credential, "what it gives is not one line of plain characters, as a header can carry")
     return Secret(value)
 
 

@@ -422,3 +422,24 @@ def test_a_ten_megabyte_prompt_is_sent_whole(con: Connection, model: MockModel) 
     assert one(con, "select length(ai_query('chat', repeat('x', 10000000)))") == 10_000_006
     codes = one(con, "select logging_error_codes from fleming.serving.inference")
     assert codes == ["MAX_REQUEST_SIZE_EXCEEDED", "MAX_RESPONSE_SIZE_EXCEEDED"]
+
+
+def test_calls_may_be_nested(con: Connection, model: MockModel) -> None:
+    assert one(con, "select ai_query('chat', upper(ai_query('chat', 'in')))") == "echo: ECHO: IN"
+
+
+def test_a_macro_of_ones_own_may_wrap_it(con: Connection, model: MockModel) -> None:
+    con.execute("create macro explain_it(text) as ai_query('chat', 'Explain: ' || text)")
+    con.execute("create macro typed(text, kind := 'VARCHAR') as ai_query('chat', text, returnType := kind)")
+
+    assert con.execute("select explain_it(t) from (values ('a'), ('b')) v(t)").fetchall() == [
+        ("echo: Explain: a",),
+        ("echo: Explain: b",),
+    ]
+    assert one(con, "select typed('x')") == "echo: x"
+
+
+def test_a_number_is_sent_digit_by_digit(con: Connection, model: MockModel) -> None:
+    assert one(con, "select ai_query('chat', 170141183460469231731687303715884105727)") == (
+        "echo: 170141183460469231731687303715884105727"
+    )

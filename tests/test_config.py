@@ -169,7 +169,8 @@ def schema(con: Any) -> list[Any]:
 
 def test_a_store_of_the_previous_migration_is_upgraded_to_the_same_schema(tmp_path: Path) -> None:
     path = str(tmp_path / "old.duckdb")
-    old = duckdb.connect(path)
+    old = duckdb.connect()
+    old.execute(f"attach '{path}' as old (storage_version 'v1.4.0'); use old")
     migrate(old, read_files("migrations")[:-1])
     old.execute("insert into endpoints (name) values ('kept')")
     old.close()

@@ -239,7 +239,7 @@ def test_a_store_open_in_another_instance_of_this_process_is_told(tmp_path: Path
 
 
 def test_a_server_address_is_refused_for_now() -> None:
-    with pytest.raises(FlemingError, match="address of a gateway server"):
+    with pytest.raises(FlemingError, match="such as that of a gateway server"):
         fleming_sql.connect(gateway="https://gateway.example.com")
 
 

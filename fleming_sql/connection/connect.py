@@ -65,14 +65,31 @@ class Connection:
 
     def interrupt(self) -> None:
         """Stop the running statement: nothing more is sent, and calls under way are broken off and logged."""
-        self._session.engine.cancel(self._id)
+        self._session.cancel(self._id)
         self._con.interrupt()
 
     def close(self) -> None:
         """Close the connection; the last one of a database also closes the gateway and its store."""
         self._session.forget(self._id)
-        _close(self._con)
+        self._close_bare()
         self._released()
+
+    def _close_bare(self) -> None:
+        """Close DuckDB's connection, which may be busy in another thread; what that has under way is broken off.
+
+        DuckDB 1.5 waits by itself; 2.0 refuses until the statement has come to its end.
+        """
+        deadline = time.monotonic() + CLOSE_S
+        while True:
+            try:
+                self._con.close()
+            except duckdb.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                self.interrupt()
+                time.sleep(0.01)
+            else:
+                return
 
     def __enter__(self) -> Self:
         return self
@@ -127,11 +144,13 @@ def connect(
     root = duckdb.connect(str(database), read_only=read_only, config=dict(config or {}))
     caller = _caller(user, groups)
     try:
-        session = _attach(root, gateway, caller, transport, clock)
-        # Closing a DuckDB connection closes the cursors made from it, the store's among them, so the root is the
-        # session's until the last connection is closed, and the caller gets a cursor.
-        con = root.cursor()
-        session.keep(root)
+        session, is_new = _attach(root, gateway, caller, transport, clock)
+        con = root
+        if is_new:
+            # Closing a DuckDB connection closes the cursors made from it, the store's among them, so the root is
+            # the session's until the last connection is closed, and the caller gets a cursor.
+            session.keep(root)
+            con = root.cursor()
         _make_functions_visible(con, session)
         return Connection(con, session, caller)
     except BaseException:
@@ -170,7 +189,7 @@ def attach(
             "DATATYPE_MISMATCH",
             f"attach takes a DuckDB connection, not {type(con).__name__}: use fleming_sql.connect for a path",
         )
-    session = _attach(con, gateway, _caller(user, groups), transport, clock)
+    session, _ = _attach(con, gateway, _caller(user, groups), transport, clock)
     session.pin()
     _make_functions_visible(con, session)
     return con
@@ -187,7 +206,7 @@ def detach(con: duckdb.DuckDBPyConnection | Connection) -> None:
         with REGISTRY.lock:
             slot = REGISTRY.find(cursor)
             if slot is not None and slot.session is not None:
-                _drop_functions(cursor)
+                _drop_functions(bare, cursor)
                 slot.session.close()
     finally:
         cursor.close()
@@ -199,13 +218,14 @@ def _attach(
     caller: Caller,
     transport: Transport | httpx.AsyncBaseTransport | None,
     clock: Clock | None,
-) -> Session:
+) -> tuple[Session, bool]:
+    """Return the session of the instance behind `con`, and whether it was made for this call."""
     cursor = con.cursor()
     try:
         with REGISTRY.lock:
             slot = REGISTRY.find(cursor)
             if slot is not None and slot.session is not None and slot.session.alive():
-                return _same_store(slot.session, gateway)
+                return _same_store(slot.session, gateway), False
             slot = slot or REGISTRY.make(cursor)
             _let_go(slot, cursor)
             path = _store_path(cursor, gateway)
@@ -215,7 +235,7 @@ def _attach(
                     "gateway=, or read it with duckdb.connect"
                 )
             slot.session = Session(con, path, caller, _transport(transport), clock, on_closed=slot.forget)
-            return slot.session
+            return slot.session, True
     finally:
         cursor.close()
 
@@ -263,7 +283,10 @@ def _store_path(cursor: duckdb.DuckDBPyConnection, gateway: str | Path | None) -
 
 
 def _check_database(database: str | Path, gateway: str | Path | None) -> None:
-    if gateway is not None and str(gateway) != MEMORY and _normal(str(database)) == _normal(str(gateway)):
+    if gateway is None:
+        return
+    check_path(str(gateway))
+    if str(gateway) != MEMORY and _normal(str(database)) == _normal(str(gateway)):
         raise StoreError(
             f"the database and the gateway store are the same file, {database}: the store is a file of its own, "
             "so that the log outlives your transactions; name another with gateway="
@@ -275,7 +298,8 @@ def _normal(path: str) -> str:
 
 
 def _caller(user: str | None, groups: Iterable[str]) -> Caller:
-    return Caller(user or default_user(), tuple(groups))
+    name = user or default_user()
+    return Caller(name.encode("utf-8", "replace").decode(), tuple(groups))
 
 
 def _connection_id(con: duckdb.DuckDBPyConnection) -> int:
@@ -292,42 +316,35 @@ def _make_functions_visible(con: duckdb.DuckDBPyConnection, session: Session) ->
         functions = [file.text for file in read_files("objects") if file.name.endswith(_FUNCTION_FILES)]
         if readonly:
             for text in functions:
-                con.execute(text.replace("create or replace macro", "create or replace temp macro"))
+                con.execute(_as_temporary(text))
             return
         with REGISTRY.lock:  # two threads that create one function at a time are a conflict to DuckDB
             if session.visible_in(database):
                 return
             for text in functions:
-                cursor.execute(text)
+                try:
+                    cursor.execute(text)
+                except duckdb.BinderException:  # the file's storage version is too old for this form
+                    con.execute(_as_temporary(text))
             session.made_visible(database)
     finally:
         cursor.close()
 
 
-def _drop_functions(cursor: duckdb.DuckDBPyConnection) -> None:
+def _as_temporary(text: str) -> str:
+    return text.replace("create or replace macro", "create or replace temp macro")
+
+
+def _drop_functions(con: duckdb.DuckDBPyConnection, cursor: duckdb.DuckDBPyConnection) -> None:
     own = quote_identifier(cursor.execute("select current_database()").fetchall()[0][0])
+    with suppress(duckdb.Error):  # it has none, or is busy
+        con.execute("drop macro if exists temp.main.ai_query")
     with suppress(duckdb.Error):  # a read-only database has temporary ones, which end with their connections
         cursor.execute(f"drop macro if exists {own}.main.ai_query")
 
 
 def _release(session: Session, connection_id: int) -> None:
+    if session.foreign:
+        return  # in a forked process, where everything belongs to the parent
     if session.forget(connection_id):
         session.close()
-
-
-def _close(con: duckdb.DuckDBPyConnection) -> None:
-    """Close a connection that may be busy in another thread, whose calls were just broken off.
-
-    DuckDB 1.5 waits by itself; 2.0 refuses until the statement has come to its end.
-    """
-    deadline = time.monotonic() + CLOSE_S
-    while True:
-        try:
-            con.close()
-        except duckdb.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            con.interrupt()
-            time.sleep(0.01)
-        else:
-            return

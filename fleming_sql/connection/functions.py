@@ -23,7 +23,6 @@ from fleming_sql.gateway.batch import RowCall
 from fleming_sql.gateway.pipeline import Outcome
 from fleming_sql.gateway.plan import CallInput, Plan
 from fleming_sql.policies.options import (
-    check_argument_types,
     read_options,
     read_usage_context,
     result_type,
@@ -75,7 +74,7 @@ def register(cursor: duckdb.DuckDBPyConnection, slot: Slot) -> tuple[Callable[..
     cursor.create_function(
         _TYPE_FUNCTION,
         kept[1],
-        ["VARCHAR", "VARCHAR", "VARCHAR"],
+        ["VARCHAR", "VARCHAR", "BOOLEAN"],
         "VARCHAR",
         null_handling=SPECIAL,
         side_effects=False,  # must be foldable while binding; it sends nothing
@@ -98,24 +97,22 @@ class AiQueryFunctions:
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
 
-    def type_of(self, endpoint: str | None, options: str, types: str) -> str:
+    def type_of(self, endpoint: str | None, options: str, is_list: bool) -> str:
         """Return the structure that `from_json` gives the result of a call.
 
         Args:
             endpoint: Name, a constant of the statement.
             options: The constant arguments as JSON.
-            types: DuckDB's type names of the other arguments, as JSON.
+            is_list: Whether the request is a list of texts.
 
         Raises:
             ArgumentError: An argument is wrong; shown when the statement is prepared, before any row is read.
         """
         session = self._slot.current()
         self._slot.on_bind()
-        named = jsontext.loads(types)
-        check_argument_types(named)
         checked = read_options(options)
         task = None if checked.return_type is not None else session.task(endpoint or "")
-        kind = result_type(task, checked, named["request"])
+        kind = result_type(task, checked, is_list=is_list)
         return structure(kind, checked.fail_on_error)
 
     def call(
@@ -123,7 +120,7 @@ class AiQueryFunctions:
         endpoint: Column,
         request: Column,
         options: Column,
-        request_type: Column,
+        types: Column,
         usage_context: Column,
         files: Column,
         connection_id: Column,
@@ -132,11 +129,11 @@ class AiQueryFunctions:
         """Call the model for each row of a vector and return the results as JSON text, once they are logged."""
         session = self._slot.current()
         connection, query = connection_id[0].as_py(), query_id[0].as_py()
-        snapshot = session.snapshot_for(connection, query)
-        columns = map(_values, (endpoint, options, request_type, request, usage_context, files))
-        plan_of = cache(partial(session.plan, snapshot))
-        rows = [_row(plan_of, *values) for values in zip(*columns, strict=True)]
-        outcomes = session.run(rows, connection, query)
+        with session.batch(connection, query) as batch:
+            plan_of = cache(partial(session.plan, session.snapshot_for(connection, query)))
+            columns = map(_values, (endpoint, options, types, request, usage_context, files))
+            rows = [_row(plan_of, *values) for values in zip(*columns, strict=True)]
+            outcomes = session.run(batch, rows)
         return pa.array([_to_json(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)], pa.string())
 
 
@@ -147,7 +144,7 @@ def _row(
     plan_of: Callable[[str, str, str], Plan],
     endpoint: str | None,
     options: str,
-    request_type: str,
+    types: str,
     request: str | None,
     usage_context: str | None,
     file: bytes | None,
@@ -156,7 +153,7 @@ def _row(
         return None
     if endpoint is None:
         raise ArgumentError("AI_FUNCTION_UNSUPPORTED_REQUEST", "the argument endpoint is NULL: name an endpoint")
-    plan = plan_of(endpoint, options, request_type)
+    plan = plan_of(endpoint, options, types)
     return RowCall(plan, CallInput(request, file, _read_usage_context(usage_context)))
 
 

@@ -8,6 +8,7 @@ instance tells its id, so that any connection or cursor finds its way here.
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -69,6 +70,13 @@ class Registry:
             session.engine.cancel()
         signal.default_int_handler(number, frame)
 
+    def abandon_all(self) -> None:
+        """Leave every session to the parent; in a process just forked."""
+        for session in self.sessions():
+            session.abandon()
+
 
 REGISTRY: Final = Registry()
 atexit.register(REGISTRY.close_all)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=REGISTRY.abandon_all)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import getpass
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 from uuid import uuid4
 
 import duckdb
 
+from fleming_sql import jsontext
 from fleming_sql.clock import Clock
 from fleming_sql.engine import Engine
 from fleming_sql.errors import CallCancelled, StoreError
 from fleming_sql.gateway.batch import Batch, RowCall
 from fleming_sql.gateway.pipeline import Gateway, Outcome
 from fleming_sql.gateway.plan import Plan, make_plan
-from fleming_sql.policies.options import read_options
+from fleming_sql.policies.options import check_argument_types, read_options
 from fleming_sql.providers import ProviderRegistry
 from fleming_sql.store.catalog import CATALOG, detach_store, open_store
 from fleming_sql.store.config import ConfigReader
@@ -67,6 +69,7 @@ class Session:
         *,
         on_closed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._pid = os.getpid()
         self._id = uuid4().hex[:8]  # DuckDB counts connections and queries from 1 in every process
         self.path = path
         self.caller = caller
@@ -119,11 +122,7 @@ class Session:
         """Return whether calls can be made: not closed, and neither is the connection it was attached through."""
         if self._engine.closed:
             return False
-        try:
-            self._log_cursor.execute("select 1").fetchall()
-        except duckdb.Error:
-            return False
-        return True
+        return self._log.is_open()
 
     def visible_in(self, database: str) -> bool:
         """Return whether the SQL functions have been created in a database of the instance."""
@@ -172,39 +171,64 @@ class Session:
         finally:
             self._writing = False
 
-    def plan(self, snapshot: Snapshot, endpoint: str, options: str, request_type: str) -> Plan:
+    def plan(self, snapshot: Snapshot, endpoint: str, options: str, types: str) -> Plan:
         """Return what the rows of a statement with these arguments have in common.
 
         Raises:
             ArgumentError: An argument is wrong.
         """
-        key = (id(snapshot), endpoint, options, request_type)
+        key = (id(snapshot), endpoint, options, types)
         with self._lock:
             known = self._plans.get(key)
         if known is None or known.snapshot is not snapshot:
-            known = make_plan(snapshot, endpoint, read_options(options), request_type)
+            named = jsontext.loads(types)
+            check_argument_types(named)
+            known = make_plan(snapshot, endpoint, read_options(options), is_list=named["isList"])
             with self._lock:
                 self._plans[key] = known
                 if len(self._plans) > _PLANS_KEPT:
                     self._plans.popitem(last=False)
         return known
 
-    def run(self, rows: Sequence[RowCall | None], connection_id: int, query_id: int) -> list[Outcome | None]:
-        """Make the calls of one vector and return their outcomes once all are logged."""
-        statement_id = f"{self._id}-{connection_id}-{query_id}"
+    @contextmanager
+    def batch(self, connection_id: int, query_id: int) -> Iterator[Batch]:
+        """Make the batch of one vector, which an interrupt of its connection cancels from now on."""
         caller = self._callers.get(connection_id, self.caller)
-        batch = Batch(self.gateway, rows, statement_id, caller)
+        batch = Batch(self.gateway, f"{self._id}-{connection_id}-{query_id}", caller)
+        with self._engine.owned(batch, connection_id):
+            yield batch
+
+    def run(self, batch: Batch, rows: Sequence[RowCall | None]) -> list[Outcome | None]:
+        """Make the calls of one vector and return their outcomes once all are logged."""
+        batch.fill(rows)
         try:
-            return self._engine.run(batch, owner=connection_id)
+            return self._engine.run(batch)
         except KeyboardInterrupt:
             # Whatever leaves a function reaches the user as an error of DuckDB's with this text in it.
             raise CallCancelled("[CANCELLED] KeyboardInterrupt: calls under way were broken off and logged") from None
         finally:
             self._log.flush()
 
+    def cancel(self, connection_id: int) -> None:
+        """Break off what a connection has under way."""
+        self._engine.cancel(connection_id)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether this is a forked process, and the session is its parent's."""
+        return os.getpid() != self._pid
+
+    def abandon(self) -> None:
+        """Keep DuckDB's objects from being destroyed in a forked process.
+
+        Closing the database there would write a checkpoint into the parent's files and remove its write-ahead log.
+        """
+        for con in (self._store, self._log_cursor, *self._kept):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(con))
+
     def close(self) -> None:
         """Break off all calls, write the log, end the thread and let go of the store."""
-        if self._engine.closed:
+        if self._engine.closed or self.foreign:
             return
         self._engine.close(self.gateway.aclose)
         try:

@@ -6,7 +6,8 @@ import asyncio
 import concurrent.futures
 import os
 import threading
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeVar
 
 from fleming_sql.engine.collector import QuietCollector
@@ -45,7 +46,7 @@ class Engine:
         self._tick = tick
         self._tick_s = tick_s
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may cancel while its own thread starts the loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._ticking: asyncio.Task[None] | None = None
@@ -67,19 +68,28 @@ class Engine:
         if os.getpid() != self._pid:
             raise GatewayClosed(
                 "[GATEWAY_CLOSED] this process was forked after fleming_sql.connect: threads do not survive a fork, "
-                "so open a connection of its own in the new process, or start it with multiprocessing's spawn method"
+                "so start processes with multiprocessing's spawn method and let each open a connection of its own"
             )
         if self._closed:
             raise GatewayClosed(
                 "[GATEWAY_CLOSED] the gateway of this connection is closed: open one with fleming_sql.connect or attach"
             )
 
-    def run(self, work: Run[T], owner: Hashable) -> T:
+    @contextmanager
+    def owned(self, work: Run[Any], owner: Hashable) -> Iterator[None]:
+        """Let `cancel` find `work` under the name of its owner, from before it runs until after."""
+        self.check_usable()
+        self._runs[work] = owner
+        try:
+            yield
+        finally:
+            self._runs.pop(work, None)
+
+    def run(self, work: Run[T]) -> T:
         """Do `work` on the loop and return its result; the calling thread waits.
 
         Args:
             work: What to do.
-            owner: Whom `cancel` names to break it off.
 
         Raises:
             GatewayClosed: The engine takes no more work.
@@ -87,26 +97,23 @@ class Engine:
         """
         self.check_usable()
         loop = self._started()
-        self._runs[work] = owner
         future = asyncio.run_coroutine_threadsafe(work.run(), loop)
         try:
             with self._collector:
-                return _wait(future)
+                return self._wait(future)
         except BaseException:
             if not future.done():
                 loop.call_soon_threadsafe(work.cancel)
                 concurrent.futures.wait([future], STOP_S)
             raise
-        finally:
-            self._runs.pop(work, None)
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run one coroutine on the loop and return its result."""
-        return _wait(asyncio.run_coroutine_threadsafe(coroutine, self._started()))
+        return self._wait(asyncio.run_coroutine_threadsafe(coroutine, self._started()))
 
     def cancel(self, owner: Hashable | None = None) -> None:
         """Break off the work of `owner`, or all of it. Any thread may call it, and a signal handler."""
-        loop = self._loop
+        loop = self._started() if self._runs and not self._closed else self._loop
         if loop is None or loop.is_closed():
             return
         for work, of in list(self._runs.items()):
@@ -139,6 +146,17 @@ class Engine:
         finally:
             loop.stop()
 
+    def _wait(self, future: concurrent.futures.Future[T]) -> T:
+        """Wait in slices: a thread that waits without end does not see signals on every platform."""
+        while True:
+            try:
+                return future.result(TICK_S)
+            except concurrent.futures.TimeoutError:
+                if future.done():
+                    raise
+                if self._thread is None or not self._thread.is_alive():
+                    self.check_usable()
+
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             self.check_usable()
@@ -165,16 +183,6 @@ class Engine:
         while True:
             await asyncio.sleep(self._tick_s)
             await asyncio.to_thread(self._tick)
-
-
-def _wait(future: concurrent.futures.Future[T]) -> T:
-    """Wait in slices: a thread that waits without end does not see signals on every platform."""
-    while True:
-        try:
-            return future.result(TICK_S)
-        except concurrent.futures.TimeoutError:
-            if future.done():
-                raise
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

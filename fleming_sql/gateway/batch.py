@@ -27,23 +27,29 @@ class Batch:
     As many workers as the endpoint takes requests at once pull rows, so that a row that waits is a place in a list
     and not a task.
 
+    It can be cancelled from the moment it is made, before its rows are known.
+
     Args:
         gateway: Makes the calls.
-        rows: The rows in their order; None stands for a NULL request, which is no call.
         statement_id: Goes into the log.
         caller: On whose behalf.
     """
 
-    def __init__(self, gateway: Gateway, rows: Sequence[RowCall | None], statement_id: str, caller: Caller) -> None:
+    def __init__(self, gateway: Gateway, statement_id: str, caller: Caller) -> None:
         self._gateway = gateway
-        self._rows = rows
+        self._rows: Sequence[RowCall | None] = ()
         self._statement = Statement(statement_id, caller, statement_id, self._permit, self._rest)
-        self._outcomes: list[Outcome | None] = [None] * len(rows)
+        self._outcomes: list[Outcome | None] = []
         self._waiting: deque[list[int]] = deque()
         self._workers: list[asyncio.Task[None]] = []
         self._sending: set[asyncio.Task[None] | None] = set()
         self._stopped = False
         self._cancelled = False
+
+    def fill(self, rows: Sequence[RowCall | None]) -> None:
+        """Give the rows in their order; None stands for a NULL request, which is no call."""
+        self._rows = rows
+        self._outcomes = [None] * len(rows)
 
     async def run(self) -> list[Outcome | None]:
         """Make the calls and return their outcomes in the order of the rows.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from fleming_sql import jsontext
-from fleming_sql.gateway.upstream import Exchange, ExchangeFailed
+from fleming_sql.gateway.upstream import Cancelled, Exchange, ExchangeFailed
 from fleming_sql.policies.tokens import share_out
-from fleming_sql.types import Answer, ModelRequest, Usage
+from fleming_sql.types import Answer, Attempt, ModelRequest, Usage
 
 LINGER_S: Final = 0.002
 MAX_BYTES: Final = 1_000_000
@@ -28,17 +28,40 @@ class Sender(Protocol):
 
 @dataclass(slots=True)
 class _Waiting:
+    """One call and its part of the answer to come."""
+
     request: ModelRequest
     size: int
     share: asyncio.Future[Exchange]
+    earlier: tuple[Attempt, ...] = ()
+    """Requests made for it before: those that were too large."""
 
 
-class _Batch:
-    def __init__(self, send: Sender) -> None:
-        self.send = send
-        self.calls: list[_Waiting] = []
-        self.inputs = 0
-        self.size = 0
+@dataclass(slots=True)
+class _Shared:
+    """Calls that share a request."""
+
+    send: Sender
+    calls: list[_Waiting] = field(default_factory=list)
+    inputs: int = 0
+    size: int = 0
+    sending: asyncio.Task[None] | None = None
+    broken_off: Cancelled | None = None
+
+    def add(self, waiting: _Waiting) -> None:
+        self.calls.append(waiting)
+        self.inputs += len(waiting.request.inputs)
+        self.size += waiting.size
+
+    async def give_up(self) -> None:
+        """Cancel the request when nobody waits for it any more; raises what the log has to know of it."""
+        if self.sending is None or self.sending.done() or not all(call.share.cancelled() for call in self.calls):
+            return
+        self.sending.cancel()
+        await asyncio.wait([self.sending])
+        broken_off, self.broken_off = self.broken_off, None
+        if broken_off is not None:  # told once: it was one request
+            raise broken_off
 
 
 class EmbeddingBatcher:
@@ -48,8 +71,7 @@ class EmbeddingBatcher:
     """
 
     def __init__(self) -> None:
-        self._open: dict[Hashable, _Batch] = {}
-        self._sending: set[asyncio.Task[None]] = set()
+        self._open: dict[Hashable, _Shared] = {}
 
     async def call(self, key: Hashable, request: ModelRequest, max_inputs: int, send: Sender) -> Exchange:
         """Send `request` together with others of the same key and return this call's part of the answer.
@@ -61,102 +83,81 @@ class EmbeddingBatcher:
             send: Sends one request.
         """
         loop = asyncio.get_running_loop()
-        size = sum(map(len, request.inputs))
-        batch = self._open.get(key)
-        if batch and (batch.inputs + len(request.inputs) > max_inputs or batch.size + size > MAX_BYTES):
-            self._dispatch(key)
-            batch = None
-        if batch is None:
-            batch = self._open[key] = _Batch(send)
-            loop.call_later(LINGER_S, self._dispatch_if_open, key, batch)
-        waiting = _Waiting(request, size, loop.create_future())
-        batch.calls.append(waiting)
-        batch.inputs += len(request.inputs)
-        batch.size += size
-        if batch.inputs >= max_inputs:
-            self._dispatch(key)
-        return await waiting.share
+        waiting = _Waiting(request, sum(map(len, request.inputs)), loop.create_future())
+        shared = self._open.get(key)
+        if shared and (shared.inputs + len(request.inputs) > max_inputs or shared.size + waiting.size > MAX_BYTES):
+            self._dispatch(key, shared)
+            shared = None
+        if shared is None:
+            shared = self._open[key] = _Shared(send)
+            loop.call_later(LINGER_S, self._dispatch, key, shared)
+        shared.add(waiting)
+        if shared.inputs >= max_inputs:
+            self._dispatch(key, shared)
+        try:
+            return await waiting.share
+        except asyncio.CancelledError:
+            await shared.give_up()
+            raise
 
-    def _dispatch_if_open(self, key: Hashable, batch: _Batch) -> None:
-        if self._open.get(key) is batch:
-            self._dispatch(key)
-
-    def _dispatch(self, key: Hashable) -> None:
-        batch = self._open.pop(key)
-        task = asyncio.get_running_loop().create_task(_send_all(batch.send, batch.calls))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-        left = len(batch.calls)
-
-        def one_done(share: asyncio.Future[Exchange]) -> None:
-            nonlocal left
-            left -= share.cancelled()
-            if left == 0:
-                task.cancel()
-
-        for waiting in batch.calls:
-            waiting.share.add_done_callback(one_done)
+    def _dispatch(self, key: Hashable, shared: _Shared) -> None:
+        if self._open.get(key) is shared:
+            del self._open[key]
+            shared.sending = asyncio.get_running_loop().create_task(_send_all(shared, shared.calls))
 
 
-async def _send_all(send: Sender, calls: Sequence[_Waiting]) -> None:
-    """Send the calls in one request; one that is too large for the provider in two halves."""
+async def _send_all(shared: _Shared, calls: Sequence[_Waiting]) -> None:
+    """Send calls in one request; one that is too large for the provider in two halves."""
     calls = [call for call in calls if not call.share.done()]
     if not calls:
         return
     together = replace(calls[0].request, inputs=tuple(text for call in calls for text in call.request.inputs))
     try:
-        exchange = await send(together)
+        exchange = await shared.send(together)
     except ExchangeFailed as error:
         if error.failure.status == _TOO_LARGE and len(calls) > 1:
+            calls[0].earlier += error.attempts
             half = len(calls) // 2
-            await asyncio.gather(_send_all(send, calls[:half]), _send_all(send, calls[half:]))
+            await asyncio.gather(_send_all(shared, calls[:half]), _send_all(shared, calls[half:]))
         else:
-            _fail(calls, error)
-    except asyncio.CancelledError:
-        _settle(calls, lambda position, share: share.cancel())
+            failed = error
+            _settle(calls, lambda position, call: call.share.set_exception(_failure(failed, position, calls)))
+    except Cancelled as cancelled:
+        shared.broken_off = Cancelled(calls[0].earlier + cancelled.attempts, _own_request(calls[0].request))
         raise
     except Exception as error:  # noqa: BLE001  handed on to those who wait, who would wait for ever otherwise
         unexpected = error
-        _settle(calls, lambda position, share: share.set_exception(unexpected))
+        _settle(calls, lambda position, call: call.share.set_exception(unexpected))
     else:
         parts = _parts(exchange, calls)
-        _settle(calls, lambda position, share: share.set_result(parts[position]))
+        _settle(calls, lambda position, call: call.share.set_result(parts[position]))
 
 
-def _fail(calls: Sequence[_Waiting], error: ExchangeFailed) -> None:
-    """Give each call the failure; the attempt stands with the first alone, since it was one request."""
-
-    def give(position: int, share: asyncio.Future[Exchange]) -> None:
-        attempt = error.attempt if position == 0 else None
-        own_body = error.request_body if len(calls) == 1 else _own_request(calls[position].request)
-        share.set_exception(ExchangeFailed(error.failure, own_body, error.response_body, attempt))
-
-    _settle(calls, give)
-
-
-def _settle(calls: Sequence[_Waiting], give: Callable[[int, asyncio.Future[Exchange]], object]) -> None:
+def _settle(calls: Sequence[_Waiting], give: Callable[[int, _Waiting], None]) -> None:
     for position, call in enumerate(calls):
         if not call.share.done():
-            give(position, call.share)
+            give(position, call)
+
+
+def _failure(error: ExchangeFailed, position: int, calls: Sequence[_Waiting]) -> ExchangeFailed:
+    """Return one call's failure; the attempt stands with the first alone, since it was one request."""
+    call = calls[position]
+    attempts = call.earlier + (error.attempts if position == 0 else ())
+    body = error.request_body if len(calls) == 1 else _own_request(call.request)
+    return ExchangeFailed(error.failure, body, error.response_body, attempts)
 
 
 def _parts(exchange: Exchange, calls: Sequence[_Waiting]) -> list[Exchange]:
     if len(calls) == 1:
-        return [exchange]
+        return [replace(exchange, attempts=calls[0].earlier + exchange.attempts)]
     answer, parts, start = exchange.answer, [], 0
     tokens = share_out(answer.usage.input_tokens, [call.size for call in calls])
     for position, call in enumerate(calls):
         end = start + len(call.request.inputs)
-        vectors = answer.content[start:end]
-        own = replace(answer, content=vectors, usage=Usage(input_tokens=tokens[position], output_tokens=None))
-        parts.append(
-            Exchange(
-                own,
-                _own_request(call.request),
-                _own_response(own),
-                exchange.attempt if position == 0 else None,
-            )
-        )
+        usage = Usage(input_tokens=tokens[position], output_tokens=None)
+        own = replace(answer, content=answer.content[start:end], usage=usage)
+        attempts = call.earlier + (exchange.attempts if position == 0 else ())
+        parts.append(Exchange(own, _own_request(call.request), _own_response(own), attempts))
         start = end
     return parts
 

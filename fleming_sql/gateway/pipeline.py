@@ -100,7 +100,7 @@ class Gateway:
             outcome = Outcome(progress.failed(error), error=error)
         except asyncio.CancelledError as cancelled:
             if isinstance(cancelled, Cancelled):
-                progress.broken_off(cancelled.attempt, cancelled.request_body)
+                progress.broken_off(cancelled)
             if progress.sent:
                 self._log(progress.cancelled(between_attempts=not isinstance(cancelled, Cancelled)))
             raise
@@ -247,6 +247,7 @@ class Gateway:
         if max_inputs <= len(request.inputs):
             return await send(request)
         progress.permit()
+        progress.start_clock()  # this call's own, whichever call's request carries its inputs
         key = (flow, target.entity.id, jsontext.dumpb(request.parameters))
         try:
             return await self._batcher.call(key, request, max_inputs, send)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from fleming_sql import jsontext
@@ -92,20 +92,20 @@ class Plan:
         )
 
 
-def make_plan(snapshot: Snapshot, endpoint_name: str, options: CallOptions, request_type: str) -> Plan:
+def make_plan(snapshot: Snapshot, endpoint_name: str, options: CallOptions, *, is_list: bool = False) -> Plan:
     """Check the arguments of a call against its endpoint.
 
     Args:
         snapshot: The configuration.
         endpoint_name: As the caller wrote it.
         options: The other arguments.
-        request_type: DuckDB's name of the request's type.
+        is_list: Whether the requests are lists of texts.
 
     Raises:
         ArgumentError: An argument does not fit the endpoint's task, or is wrong in itself.
     """
     endpoint = snapshot.endpoints.get(endpoint_name)
-    kind = result_type(endpoint.task if endpoint else None, options, request_type)
+    kind = result_type(endpoint.task if endpoint else None, options, is_list=is_list)
     typed = options.return_type is not None or kind.duckdb() != "VARCHAR"
     checker = AnswerChecker(options.response_format, kind if typed else None)
     if endpoint is None:
@@ -132,7 +132,8 @@ def _is_reusable(endpoint: Endpoint, parameters: Mapping[str, Any]) -> bool:
 
 def _fingerprint(endpoint: Endpoint, options: CallOptions, parameters: Mapping[str, Any]) -> bytes:
     ids = [entity.id for entity in endpoint.entities]
-    text = jsontext.dumpb([endpoint.name, endpoint.version, ids, parameters, options.response_format])
+    shape = asdict(options.response_format) if options.response_format else None
+    text = jsontext.dumpb([endpoint.name, endpoint.version, ids, parameters, shape])
     return hashlib.blake2b(text, digest_size=32).digest()
 
 

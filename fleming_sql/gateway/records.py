@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Coroutine, Hashable
+from dataclasses import replace
 from typing import Any, Final
 
 from fleming_sql.clock import Clock
 from fleming_sql.errors import CallError
 from fleming_sql.gateway.plan import CallInput, Plan, Statement
 from fleming_sql.gateway.reuse import Reusable
-from fleming_sql.gateway.upstream import Exchange, ExchangeFailed
+from fleming_sql.gateway.upstream import Cancelled, Exchange, ExchangeFailed
 from fleming_sql.policies.tokens import estimate_tokens
 from fleming_sql.types import Answer, Attempt, CallRecord, ServedEntity, Usage
 
@@ -105,9 +106,8 @@ class CallInProgress:
         """Take down one attempt."""
         self._request_body = exchange.request_body or self._request_body
         self._response_body = exchange.response_body
-        if exchange.attempt is not None:
-            self._attempts.append(exchange.attempt)
-            self._upstream_ms += exchange.attempt.duration_ms
+        self._attempts.extend(exchange.attempts)
+        self._upstream_ms += sum(attempt.duration_ms for attempt in exchange.attempts)
 
     def failed_with(self, error: ExchangeFailed) -> None:
         """Take down one attempt that failed; all failures of a call count against its one budget of retries."""
@@ -158,14 +158,15 @@ class CallInProgress:
     def failed(self, error: CallError) -> CallRecord:
         """Return the record of a call that ended in an error."""
         record = self._count(self._record(error.status))
-        record.error_code, record.error_message = error.code, error.message
+        record.error_code = error.code
+        record.error_message = error.message if self._may_quote else f"[{error.condition}] HTTP status {error.status}"
         return record
 
-    def broken_off(self, attempt: Attempt, request_body: str) -> None:
-        """Take down an attempt that was cancelled while it was under way."""
-        self._request_body, self._response_body = request_body, None
-        self._attempts.append(attempt)
-        self._upstream_ms += attempt.duration_ms
+    def broken_off(self, cancelled: Cancelled) -> None:
+        """Take down a request that was cancelled while it was under way."""
+        self._request_body, self._response_body = cancelled.request_body, None
+        self._attempts.extend(cancelled.attempts)
+        self._upstream_ms += sum(attempt.duration_ms for attempt in cancelled.attempts)
 
     def cancelled(self, *, between_attempts: bool) -> CallRecord:
         """Return the record of a call that was cancelled after a request had gone out.
@@ -178,6 +179,12 @@ class CallInProgress:
         record.error_code = "CANCELLED"
         record.error_message = "the statement was interrupted or its connection closed"
         return record
+
+    @property
+    def _may_quote(self) -> bool:
+        """Whether the log may hold texts that quote the request or the answer, as those of errors do."""
+        endpoint = self._plan.endpoint
+        return endpoint is None or endpoint.payload_logging or self._plan.refusal is not None
 
     def _record(self, status: int) -> CallRecord:
         plan, statement, endpoint = self._plan, self._statement, self._plan.endpoint
@@ -201,7 +208,9 @@ class CallInProgress:
             queue_ms=self._queued_s * 1000,
             overhead_us=max(0.0, total_s - waited_s) * 1e6,
             input_character_count=self.input_characters,
-            attempts=tuple(self._attempts),
+            attempts=tuple(
+                attempt if self._may_quote else replace(attempt, error_message=None) for attempt in self._attempts
+            ),
         )
         if endpoint is not None and endpoint.payload_logging:
             _log_bodies(record, self._request_body, self._response_body, endpoint.max_logged_bytes)

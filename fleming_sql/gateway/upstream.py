@@ -14,7 +14,7 @@ from fleming_sql import jsontext
 from fleming_sql.clock import Clock
 from fleming_sql.credentials import CredentialResolver, secret_reference
 from fleming_sql.errors import CredentialError
-from fleming_sql.policies.failures import Failure, code_of
+from fleming_sql.policies.failures import Failure, code_of, shorten
 from fleming_sql.policies.retries import RETRIED_STATUSES, read_retry_after
 from fleming_sql.providers import BadAnswer, BadProviderRequest, Provider, ProviderRegistry
 from fleming_sql.transport import HttpReply, HttpRequest, Transport, TransportFailed
@@ -44,8 +44,8 @@ class Exchange:
     answer: Answer
     request_body: str
     response_body: str
-    attempt: Attempt | None
-    """None where the request was another call's that carried this one's inputs too."""
+    attempts: tuple[Attempt, ...]
+    """The requests made; none where it was another call's that carried this one's inputs too."""
 
 
 class ExchangeFailed(Exception):
@@ -56,13 +56,13 @@ class ExchangeFailed(Exception):
         failure: Failure,
         request_body: str = "",
         response_body: str | None = None,
-        attempt: Attempt | None = None,
+        attempts: tuple[Attempt, ...] = (),
     ) -> None:
         super().__init__(failure.message)
         self.failure = failure
         self.request_body = request_body
         self.response_body = response_body
-        self.attempt = attempt
+        self.attempts = attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,8 @@ class Upstream:
             raise ExchangeFailed(Failure("request", str(error))) from None
         except CredentialError as error:
             raise ExchangeFailed(Failure("credential", str(error))) from None
+        except Exception as error:  # noqa: BLE001  its text may hold what it failed on: the request, or the key
+            raise ExchangeFailed(Failure("request", f"the request cannot be built ({type(error).__name__})")) from None
         exchange = _OneExchange(self._clock, target, request, outgoing, secrets, reason)
         transport = self._transport_for(provider, entity)
         return await exchange.run(provider, transport, self._http_request(target, outgoing, headers), timeout_s)
@@ -181,19 +183,31 @@ class _OneExchange:
             self._status = error.status
             raise self._failed(error.kind, error.message, retryable=error.kind == "connect") from None
         except asyncio.CancelledError:
-            raise Cancelled(self._attempt("CANCELLED", "the call was cancelled"), self._request_body) from None
+            raise Cancelled((self._attempt("CANCELLED", "the call was cancelled"),), self._request_body) from None
+        except Exception as error:  # noqa: BLE001  a transport of the user's may raise anything; its text may hold the key
+            raise self._failed("cut", f"the transport failed with {type(error).__name__}") from None
         self._status = reply.status
-        self._response_body = self._clean(reply.body.decode("utf-8", "replace"))
-        return self._answered(provider, reply)
+        payload = self._read_body(reply.body)
+        return self._answered(provider, reply, payload)
 
-    def _answered(self, provider: Provider, reply: HttpReply) -> Exchange:
+    def _read_body(self, body: bytes) -> Any:
+        """Return the body as JSON, None where it is none, and keep its text for the log, secrets taken out of both."""
+        text = body.decode("utf-8", "replace")
+        try:
+            payload: Any = jsontext.loads(body)
+        except ValueError:
+            self._response_body = self._clean(text)
+            return None
+        # A secret may be written with escapes, so a text with any is looked at as it reads without them.
+        plain = jsontext.dumps(payload) if self._secrets and "\\" in text else text
+        cleaned = self._clean(plain)
+        self._response_body = text if cleaned == plain else cleaned
+        return payload if cleaned == plain else jsontext.loads(cleaned)
+
+    def _answered(self, provider: Provider, reply: HttpReply, payload: Any) -> Exchange:
         status = reply.status
         if 300 <= status < 400:
             raise self._failed("redirect", f"the server answered with a redirect (HTTP {status})")
-        try:
-            payload: Any = jsontext.loads(reply.body)
-        except ValueError:
-            payload = None if 200 <= status < 300 else reply.body[:_MAX_READ_ERROR].decode("utf-8", "replace")
         if not 200 <= status < 300:
             raise self._refused(provider, reply, payload)
         if payload is None:
@@ -202,14 +216,17 @@ class _OneExchange:
             answer = provider.decode(self._request, payload)
         except BadAnswer as error:
             raise self._failed("answer", f"{error}; the answer begins {self._beginning()}") from None
-        return Exchange(answer, self._request_body, self._response_body or "", self._attempt(None, None))
+        except Exception as error:  # noqa: BLE001  whatever a model sends must end in a logged failure of its row
+            raise self._failed("answer", f"the answer cannot be read ({type(error).__name__})") from None
+        return Exchange(answer, self._request_body, self._response_body or "", (self._attempt(None, None),))
 
     def _refused(self, provider: Provider, reply: HttpReply, payload: Any) -> ExchangeFailed:
-        message = self._clean(provider.read_error(payload) or "(no message)")
+        told = (self._response_body or "")[:_MAX_READ_ERROR] if payload is None else payload
+        message = provider.read_error(told) or "(no message)"
         return self._fail_with(
             Failure(
                 "status",
-                message,
+                shorten(message),
                 status=reply.status,
                 retry_after_s=read_retry_after(reply.headers, self._clock.now()),
                 retryable=reply.status in RETRIED_STATUSES,
@@ -217,11 +234,11 @@ class _OneExchange:
         )
 
     def _failed(self, kind: Any, message: str, *, retryable: bool = False) -> ExchangeFailed:
-        return self._fail_with(Failure(kind, self._clean(message), status=self._status, retryable=retryable))
+        return self._fail_with(Failure(kind, shorten(self._clean(message)), status=self._status, retryable=retryable))
 
     def _fail_with(self, failure: Failure) -> ExchangeFailed:
         attempt = self._attempt(code_of(failure), failure.message)
-        return ExchangeFailed(failure, self._request_body, self._response_body, attempt)
+        return ExchangeFailed(failure, self._request_body, self._response_body, (attempt,))
 
     def _attempt(self, error_code: str | None, error_message: str | None) -> Attempt:
         return Attempt(
@@ -244,15 +261,16 @@ class _OneExchange:
     def _clean(self, text: str) -> str:
         """Take secrets out of what will be logged or shown: some servers repeat the key they refuse."""
         for secret in self._secrets.values():
-            if secret.reveal() in text:
-                text = text.replace(secret.reveal(), _REDACTED)
+            for form in (secret.reveal(), jsontext.dumps(secret.reveal())[1:-1]):
+                if form in text:
+                    text = text.replace(form, _REDACTED)
         return text
 
 
 class Cancelled(asyncio.CancelledError):
     """The call was cancelled while its request was under way; carries what the log needs to know of it."""
 
-    def __init__(self, attempt: Attempt, request_body: str) -> None:
+    def __init__(self, attempts: tuple[Attempt, ...], request_body: str) -> None:
         super().__init__()
-        self.attempt = attempt
+        self.attempts = attempts
         self.request_body = request_body

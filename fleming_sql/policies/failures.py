@@ -115,7 +115,7 @@ def to_call_error(failure: Failure, entity: ServedEntity, request_id: str, attem
         request_id: Of the call.
         attempts: How many were made.
     """
-    message = _shorten(failure.message)
+    message = shorten(failure.message)
     if failure.kind == "status":
         condition, status, advice = _for_status(failure, entity, attempts)
         told = _told(failure.status, message, attempts, condition)
@@ -159,5 +159,6 @@ def _advice(status: int, entity: ServedEntity) -> str:
     return "check the request, modelParameters and responseFormat against what this model accepts"
 
 
-def _shorten(message: str) -> str:
+def shorten(message: str) -> str:
+    """Return a provider's message, cut where it is longer than anybody reads."""
     return message if len(message) <= _MAX_MESSAGE else message[:_MAX_MESSAGE] + "…"

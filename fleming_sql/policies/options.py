@@ -25,7 +25,12 @@ def read_options(text: str) -> CallOptions:
     Raises:
         ArgumentError: An argument has the wrong type or value; it is named.
     """
-    raw = jsontext.loads(text)
+    try:
+        raw = jsontext.loads(text)
+    except ValueError as error:
+        raise ArgumentError(
+            f"{_BAD_PARAMETERS}.INVALID_NUMERIC_PARAMETER", f"modelParameters must be finite numbers: {error}"
+        ) from None
     parameters = raw.get("modelParameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise ArgumentError(
@@ -69,20 +74,20 @@ def read_usage_context(text: str | None) -> Mapping[str, str]:
     return context
 
 
-def result_type(task: str | None, options: CallOptions, request_type: str) -> SqlType:
+def result_type(task: str | None, options: CallOptions, *, is_list: bool) -> SqlType:
     """Return the type of one answer, before `failOnError` wraps it.
 
     Args:
         task: Of the endpoint; None where it does not exist.
         options: The call's own.
-        request_type: DuckDB's name of the request's type.
+        is_list: Whether the request is a list of texts.
     """
     if options.return_type is not None:
         return parse_type(options.return_type)
     if options.response_format is not None and options.response_format.return_type is not None:
         return parse_type(options.response_format.return_type)
     if task == EMBEDDINGS:
-        return parse_type("FLOAT[][]" if request_type.endswith("]") else "FLOAT[]")
+        return parse_type("FLOAT[][]" if is_list else "FLOAT[]")
     return parse_type("VARCHAR")
 
 

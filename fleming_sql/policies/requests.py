@@ -79,17 +79,18 @@ def read_request(
         if len(inputs) != 1:
             raise BadRequest(f"a completions endpoint takes one prompt per row, and this row has {len(inputs)}")
         return Prompt(ModelRequest(task, parameters, inputs=inputs), characters=len(inputs[0]))
-    return _read_chat(task, value, file, parameters, response_format)
+    return _read_chat(task, value, text, file, parameters, response_format)
 
 
 def _read_chat(
     task: Task,
     value: Any,
+    text: str,
     file: bytes | None,
     parameters: Mapping[str, Any],
     response_format: ResponseFormat | None,
 ) -> Prompt:
-    messages, extra = _messages(value)
+    messages, extra = _messages(value, text)
     if file is not None:
         messages = _with_image(messages, read_image(file))
     request = ModelRequest(
@@ -101,11 +102,11 @@ def _read_chat(
     return Prompt(request, characters=sum(_length(message) for message in messages))
 
 
-def _messages(value: Any) -> tuple[tuple[Mapping[str, Any], ...], Mapping[str, Any]]:
+def _messages(value: Any, text: str) -> tuple[tuple[Mapping[str, Any], ...], Mapping[str, Any]]:
     if isinstance(value, str):
         return ({"role": "user", "content": value},), {}
     if isinstance(value, bool | int | float):
-        return ({"role": "user", "content": jsontext.dumps(value)},), {}
+        return ({"role": "user", "content": text},), {}  # as written: parsing may have rounded it
     if isinstance(value, list):
         return _checked_messages(value), {}
     if not isinstance(value, dict) or "messages" not in value:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 
 from fleming_sql.jsontext import dumpb, dumps
 from fleming_sql.providers.anthropic_requests import to_body
-from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider
+from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider, read_count
 from fleming_sql.types import CHAT, Answer, ModelRequest, OutgoingRequest, Secret, ServedEntity, Usage
 
 BASE_URL: Final = "https://api.anthropic.com/v1"
@@ -124,16 +124,11 @@ def _usage(usage: Any) -> Usage:
     if not isinstance(usage, dict):
         return Usage()
     parts = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-    counts = [count for count in (_count(usage, part) for part in parts) if count is not None]
+    counts = [count for count in (read_count(usage, part) for part in parts) if count is not None]
     details = usage.get("output_tokens_details")
     return Usage(
         input_tokens=sum(counts) if counts else None,
-        output_tokens=_count(usage, "output_tokens"),
-        cached_input_tokens=_count(usage, "cache_read_input_tokens"),
-        reasoning_tokens=_count(details, "thinking_tokens") if isinstance(details, dict) else None,
+        output_tokens=read_count(usage, "output_tokens"),
+        cached_input_tokens=read_count(usage, "cache_read_input_tokens"),
+        reasoning_tokens=read_count(details, "thinking_tokens") if isinstance(details, dict) else None,
     )
-
-
-def _count(source: Mapping[str, Any], key: str) -> int | None:
-    value = source.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

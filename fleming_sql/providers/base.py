@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import httpx
 
 from fleming_sql.types import Answer, ModelRequest, OutgoingRequest, Secret, ServedEntity, Usage
+
+MAX_TOKENS: Final = 10**12
+"""A count beyond it is no count; the gateway estimates instead."""
+_MAX_DEPTH: Final = 8
+_MESSAGE_KEYS: Final = ("error", "message", "detail", "msg", "error_message", "errors")
 
 
 class BadAnswer(Exception):
@@ -116,15 +121,22 @@ def find_error_message(payload: Any) -> str:
         >>> find_error_message({"error": {"message": "no such model", "type": "not_found"}})
         'no such model'
     """
-    if isinstance(payload, str):
-        return payload
-    if isinstance(payload, dict):
-        for key in ("error", "message", "detail", "msg", "error_message", "errors"):
-            if payload.get(key) and isinstance(payload[key], str | dict | list):
-                return find_error_message(payload[key])
-    if isinstance(payload, list) and payload:
-        return find_error_message(payload[0])
-    return str(payload)
+    for _ in range(_MAX_DEPTH):
+        if isinstance(payload, dict):
+            inner = next((payload[key] for key in _MESSAGE_KEYS if _may_hold_message(payload.get(key))), None)
+        else:
+            inner = payload[0] if isinstance(payload, list) and payload else None
+        if inner is None:
+            break
+        payload = inner
+    try:
+        return str(payload)
+    except RecursionError:
+        return "no message that can be read"
+
+
+def _may_hold_message(value: Any) -> bool:
+    return bool(value) and isinstance(value, str | dict | list)
 
 
 def read_usage(usage: Any) -> Usage:
@@ -132,10 +144,12 @@ def read_usage(usage: Any) -> Usage:
     if not isinstance(usage, dict):
         return Usage()
     return Usage(
-        input_tokens=_count(usage, "prompt_tokens", "input_tokens"),
-        output_tokens=_count(usage, "completion_tokens", "output_tokens"),
-        cached_input_tokens=_count(_mapping(usage, "prompt_tokens_details", "input_tokens_details"), "cached_tokens"),
-        reasoning_tokens=_count(
+        input_tokens=read_count(usage, "prompt_tokens", "input_tokens"),
+        output_tokens=read_count(usage, "completion_tokens", "output_tokens"),
+        cached_input_tokens=read_count(
+            _mapping(usage, "prompt_tokens_details", "input_tokens_details"), "cached_tokens"
+        ),
+        reasoning_tokens=read_count(
             _mapping(usage, "completion_tokens_details", "output_tokens_details"), "reasoning_tokens"
         ),
     )
@@ -149,9 +163,10 @@ def _mapping(source: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
     return {}
 
 
-def _count(source: Mapping[str, Any], *keys: str) -> int | None:
+def read_count(source: Mapping[str, Any], *keys: str) -> int | None:
+    """Return the first of the counts called `keys`; None where there is none, or one that cannot be true."""
     for key in keys:
         value = source.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS:
             return value
     return None

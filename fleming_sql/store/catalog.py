@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ CATALOG: Final = "fleming"
 MEMORY: Final = ":memory:"
 _DUCKDB_MAGIC: Final = b"DUCK"
 _MAGIC_OFFSET: Final = 8
+_SCHEME: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")
+"""Of two letters and more: one is a drive of Windows."""
 
 
 def quote_identifier(name: str) -> str:
@@ -113,12 +116,18 @@ def _create_if_missing(path: str) -> None:
     """Create the file by itself first: a read-only instance attaches an existing one but creates none."""
     if Path(path).exists():
         return
+    creator = duckdb.connect()
     try:
-        duckdb.connect(path).close()
+        # The oldest version with typed macro parameters: DuckDB 1.5 and 2.0 open each other's stores.
+        creator.execute(f"attach {quote_text(path)} as {CATALOG} (storage_version 'v1.4.0')")
     except duckdb.Error as error:
+        if Path(path).exists():
+            return  # another process was faster; attaching says whether it still has the file
         raise StoreError(
             f"the gateway store {path} cannot be created: {error}. Name a folder that can be written with gateway="
         ) from error
+    finally:
+        creator.close()
 
 
 def _explain(path: str, error: duckdb.Error) -> StoreError:
@@ -158,11 +167,13 @@ def check_path(gateway: str) -> None:
     """Refuse what is not a file path.
 
     Raises:
-        ArgumentError: `gateway` is a URL.
+        ArgumentError: `gateway` is empty or a URL.
     """
-    if gateway.startswith(("http://", "https://")):
+    if not gateway or "\0" in gateway:
+        raise ArgumentError("DATATYPE_MISMATCH", f"gateway={gateway!r} is no file path: name a file or :memory:")
+    if _SCHEME.match(gateway):
         raise ArgumentError(
             "AI_FUNCTION_UNSUPPORTED_REQUEST",
-            f"gateway={gateway!r} is the address of a gateway server, which this version cannot connect to: "
-            "name a file or :memory:",
+            f"gateway={gateway!r} is an address, such as that of a gateway server, which this version cannot connect "
+            "to: name a file or :memory:",
         )

@@ -13,7 +13,6 @@ from uuid import uuid4
 import duckdb
 import orjson
 
-from fleming_sql import jsontext
 from fleming_sql.types import CUSTOM, Credential, Endpoint, ServedEntity, Snapshot, Task
 
 # One statement, because each costs its own 0.2 ms; a row's hash covers all its columns.
@@ -69,6 +68,7 @@ class ConfigReader:
         self._lock = threading.Lock()
         self._fingerprint: frozenset[tuple[Any, ...]] | None = None
         self._snapshot = Snapshot({}, {})
+        self._unreadable: list[tuple[str, str]] = []
 
     def snapshot(self) -> Snapshot:
         """Return the configuration as it is committed now; the same object while nothing has changed."""
@@ -94,11 +94,12 @@ class ConfigReader:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def _read(self) -> Snapshot:
+        self._unreadable.clear()
         self._cursor.execute("begin")
         try:
             entities = self._entities()
             endpoints = self._with_versions(
-                {row["name"]: _endpoint(row, entities) for row in self._named(_ENDPOINT_COLUMNS, "endpoints")}
+                {row["name"]: self._endpoint(row, entities) for row in self._named(_ENDPOINT_COLUMNS, "endpoints")}
             )
             problems = self._problems()
             credentials = self._rows("select name, source, reference from credentials")
@@ -114,14 +115,40 @@ class ConfigReader:
     def _entities(self) -> Mapping[str, tuple[ServedEntity, ...]]:
         found: defaultdict[str, list[ServedEntity]] = defaultdict(list)
         for row in self._named(_ENTITY_COLUMNS, "served_entities order by endpoint, position, name"):
-            row["parameters"] = _mapping(row["parameters"])
-            row["provider_config"] = _mapping(row["provider_config"])
+            place = f"served_entities, row {row['endpoint']}/{row['name']}"
+            row["parameters"] = self._mapping(row, "parameters", row["endpoint"], place)
+            row["provider_config"] = self._mapping(row, "provider_config", row["endpoint"], place)
             found[row["endpoint"]].append(ServedEntity(id="", **row))
         return {endpoint: tuple(entities) for endpoint, entities in found.items()}
 
+    def _endpoint(self, row: dict[str, Any], entities: Mapping[str, tuple[ServedEntity, ...]]) -> Endpoint:
+        name = row["name"]
+        row["default_parameters"] = self._mapping(row, "default_parameters", name, f"endpoints, row {name}")
+        return Endpoint(**row, version=0, entities=entities.get(name, ()), problems=())
+
+    def _mapping(self, row: dict[str, Any], column: str, endpoint: str, place: str) -> Mapping[str, Any]:
+        """Return the JSON object in a column.
+
+        Anything else is empty here. A value of another type is a row of config_problems; what DuckDB takes for JSON
+        and nobody else (a trailing comma, NaN, hundreds of levels) the view cannot see, so it is taken down here.
+        """
+        try:
+            value = orjson.loads(row[column])
+            orjson.dumps(value)
+        except (ValueError, TypeError) as error:
+            self._unreadable.append(
+                (
+                    endpoint,
+                    f"the column {column} is not valid JSON ({error}): write it without trailing commas, comments, NaN "
+                    f"and deep nesting (table fleming.{place}, column {column})",
+                )
+            )
+            return {}
+        return value if isinstance(value, dict) else {}
+
     def _problems(self) -> defaultdict[str, list[str]]:
         found: defaultdict[str, list[str]] = defaultdict(list)
-        for endpoint, message in self._rows(_PROBLEMS):
+        for endpoint, message in [*self._unreadable, *self._rows(_PROBLEMS)]:
             found[endpoint].append(message)
         return found
 
@@ -168,17 +195,6 @@ class ConfigReader:
                     fingerprint,
                 ],
             )
-
-
-def _endpoint(row: dict[str, Any], entities: Mapping[str, tuple[ServedEntity, ...]]) -> Endpoint:
-    row["default_parameters"] = _mapping(row["default_parameters"])
-    return Endpoint(**row, version=0, entities=entities.get(row["name"], ()), problems=())
-
-
-def _mapping(text: str) -> Mapping[str, Any]:
-    """Return the JSON object in a column; anything else is empty here and a row of config_problems there."""
-    value = jsontext.loads(text)
-    return value if isinstance(value, dict) else {}
 
 
 def _fingerprint(endpoint: Endpoint) -> str:

@@ -54,7 +54,7 @@ class PooledTransport(Transport):
         except aiohttp.ClientError as error:
             raise _translate(error) from None
         except (TimeoutError, ValueError, OSError) as error:
-            raise TransportFailed("connect", f"{type(error).__name__}: {error}") from None
+            raise TransportFailed("connect", f"the request could not be sent ({type(error).__name__})") from None
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -113,8 +113,20 @@ def _translate(error: aiohttp.ClientError) -> TransportFailed:
         return TransportFailed("connect", f"the address {error} is not a valid URL")
     if isinstance(error, aiohttp.ServerTimeoutError):
         return TransportFailed("timeout", "the server did not answer in time")
-    told = str(error) or type(error).__name__
-    return TransportFailed("cut", f"the connection was lost: {told}")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return TransportFailed("connect", f"the proxy answered with HTTP {error.status}")
+    return TransportFailed("cut", f"the connection was lost: {_lost_reason(error)}")
+
+
+def _lost_reason(error: aiohttp.ClientError) -> str:
+    """Say why in words of our own: aiohttp's may show the address of a proxy with its password."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the server closed it before it answered"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the server closed it before the answer was whole, or sent a broken one"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return type(error).__name__
 
 
 def _os_reason(error: OSError) -> str:
