@@ -33,6 +33,22 @@ def test_a_change_is_in_force_at_the_next_statement(con: Connection, serve: Serv
             ask(con)
 
 
+def test_a_change_to_a_store_in_a_file_is_in_force_at_once_each_time(
+    tmp_path: Path, add_endpoint: AddEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with fleming_sql.connect("w.duckdb") as con:
+        add_endpoint(con, provider="simulated", parameters={"template": "0"})
+        monkeypatch.chdir("/")  # the store was named by a relative path
+        cursor = con.cursor()
+        for number in range(200):
+            writer = cursor if number % 2 else con
+            writer.execute("update fleming.served_entities set parameters = ?", [f'{{"template": "{number}"}}'])
+            assert ask(con) == str(number)
+            if number % 50 == 0:
+                con.execute("checkpoint fleming")
+
+
 def test_a_prepared_statement_sees_the_change_too(con: Connection, serve: Serve) -> None:
     serve()
     con.execute("prepare ask as select ai_query('chat', 'x' || $1)")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import getpass
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 from uuid import uuid4
 
@@ -18,22 +17,21 @@ import duckdb
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
 from fleming_sql.engine import Engine
-from fleming_sql.errors import CallCancelled, StoreError
+from fleming_sql.errors import CallCancelled
 from fleming_sql.gateway.batch import Batch, RowCall
 from fleming_sql.gateway.pipeline import Gateway, Outcome
 from fleming_sql.gateway.plan import Plan, make_plan
 from fleming_sql.policies.options import check_argument_types, read_options
 from fleming_sql.providers import ProviderRegistry
-from fleming_sql.store.catalog import CATALOG, detach_store, open_store
+from fleming_sql.store.catalog import CATALOG, MEMORY, detach_store, open_store
 from fleming_sql.store.config import ConfigReader
 from fleming_sql.store.telemetry import CallLog
 from fleming_sql.transport import Transport
 from fleming_sql.transport.pooled import PooledTransport
-from fleming_sql.types import Caller, CallRecord, Snapshot, Task
+from fleming_sql.types import Caller, Snapshot, Task
 
 _STATEMENTS_KEPT: Final = 64
 _PLANS_KEPT: Final = 512
-_WRITTEN_TOGETHER: Final = 500
 
 
 def default_user() -> str:
@@ -79,13 +77,12 @@ class Session:
         open_store(self._store, path, providers.describe())
         self._log_cursor = con.cursor()
         self._log_cursor.execute(f"use {CATALOG}.main")
-        self._config = ConfigReader(self._store, caller.user)
+        self._config = ConfigReader(self._store, caller.user, None if path == MEMORY else path)
         self._log = CallLog(self._log_cursor)
         self._engine = Engine(self._log.flush)
-        self.gateway = Gateway(self._record, providers, transport or PooledTransport(), clock or Clock())
+        self.gateway = Gateway(self._log.add, providers, transport or PooledTransport(), clock or Clock())
         self._lock = threading.Lock()
         self._callers: dict[int, Caller] = {}
-        self._writing = False
         self._pinned = False
         self._visible: set[str] = set()
         self._kept: list[duckdb.DuckDBPyConnection] = []
@@ -156,20 +153,6 @@ class Session:
                 if len(self._statements) > _STATEMENTS_KEPT:
                     self._statements.popitem(last=False)
             return known
-
-    def _record(self, record: CallRecord) -> None:
-        """Add to the log, and write it in the background by and by, so that little is left at a vector's end."""
-        self._log.add(record)
-        if self._log.pending >= _WRITTEN_TOGETHER and not self._writing:
-            self._writing = True
-            asyncio.get_running_loop().run_in_executor(None, self._write)
-
-    def _write(self) -> None:
-        try:
-            with suppress(StoreError):  # kept, and raised where results are handed out
-                self._log.flush()
-        finally:
-            self._writing = False
 
     def plan(self, snapshot: Snapshot, endpoint: str, options: str, types: str) -> Plan:
         """Return what the rows of a statement with these arguments have in common.

@@ -130,6 +130,7 @@ class Engine:
             loop, thread = self._loop, self._thread
         if loop is None or thread is None:
             return
+        self._collector.settle()
         self.cancel()
         asyncio.run_coroutine_threadsafe(self._finish(finish), loop)
         if thread is not threading.current_thread():
@@ -182,6 +183,7 @@ class Engine:
     async def _keep_ticking(self) -> None:
         while True:
             await asyncio.sleep(self._tick_s)
+            self._collector.settle()
             await asyncio.to_thread(self._tick)
 
 

@@ -7,6 +7,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
@@ -60,9 +61,12 @@ class ConfigReader:
     Args:
         cursor: A cursor of its own, whose current catalog is the store.
         user: Recorded as the one who made a version of a served entity known.
+        path: The store's file; None for a store in memory.
     """
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, user: str) -> None:
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, user: str, path: str | None) -> None:
+        self._path = None if path is None else Path(path).resolve()
+        self._files_seen: tuple[int, ...] | None = None
         self._cursor = cursor
         self._user = user
         self._lock = threading.Lock()
@@ -73,17 +77,40 @@ class ConfigReader:
     def snapshot(self) -> Snapshot:
         """Return the configuration as it is committed now; the same object while nothing has changed."""
         with self._lock:
-            fingerprint = frozenset(self._rows(_FINGERPRINT))
-            if fingerprint != self._fingerprint:
-                self._snapshot = self._read()
-                self._fingerprint = fingerprint
+            files = self._files_state()
+            if files is None or files != self._files_seen:
+                fingerprint = frozenset(self._rows(_FINGERPRINT))
+                if fingerprint != self._fingerprint:
+                    self._snapshot = self._read()
+                    self._fingerprint = fingerprint
+                self._files_seen = files
             return self._snapshot
 
     def task(self, endpoint: str) -> Task | None:
         """Return the task of an endpoint as it is committed now, None if it does not exist."""
+        if self._path is not None:
+            known = self.snapshot().endpoints.get(endpoint)
+            return known.task if known else None
         with self._lock:
             rows = self._cursor.execute("select task from endpoints where name = ?", [endpoint]).fetchall()
         return rows[0][0] if rows else None
+
+    def _files_state(self) -> tuple[int, ...] | None:
+        """Return what changes with every commit to a store in a file: sizes and times of file and write-ahead log.
+
+        A look at them takes 5 us, asking DuckDB 0.7 ms. Every commit is written to the log before it is visible.
+        """
+        if self._path is None:
+            return None
+        try:
+            file = self._path.stat()
+        except OSError:
+            return None
+        try:
+            log = self._path.with_name(f"{self._path.name}.wal").stat()
+        except FileNotFoundError:  # it is removed when it has been worked into the file
+            return file.st_size, file.st_mtime_ns
+        return file.st_size, file.st_mtime_ns, log.st_size, log.st_mtime_ns
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
         return self._cursor.execute(sql).fetchall()
