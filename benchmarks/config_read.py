@@ -26,7 +26,9 @@ def measure() -> list[Row]:
             first_ms = (time.perf_counter() - began) * 1000
             ms = _read_ms(con, count)
             rows += [
-                Row(f"configuration of {count} endpoints, unchanged", f"{ms:.2f} ms", "< 2 ms", ms < 2),
+                Row(
+                    f"configuration of {count} endpoints, asked of DuckDB, unchanged", f"{ms:.2f} ms", "< 2 ms", ms < 2
+                ),
                 Row(f"configuration of {count} endpoints, the read after all were added", f"{first_ms:.1f} ms"),
             ]
     return rows
@@ -35,6 +37,7 @@ def measure() -> list[Row]:
 def _read_ms(con: Connection, count: int) -> float:
     taken = []
     for number in range(READS):
+        con._session._config._files_seen = None  # as after any commit to the store, such as that of the log
         began = time.perf_counter()
         con._session.snapshot_for(-count, number)
         taken.append((time.perf_counter() - began) * 1000)

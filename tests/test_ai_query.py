@@ -418,6 +418,29 @@ def test_a_model_that_answers_with_broken_surrogates_is_read(con: Connection, se
     assert one(con, "select ai_query('chat', 'x')") == "a \ufffd b"
 
 
+def test_a_request_with_broken_surrogates_is_refused_by_duckdb(con: Connection, model: MockModel) -> None:
+    document = r'{"messages": [{"role": "user", "content": "a \ud800 b"}]}'
+
+    with pytest.raises(duckdb.Error, match="surrogate"):
+        con.execute("select ai_query('chat', ?::json)", [document])
+    with pytest.raises((duckdb.Error, RuntimeError)):  # RuntimeError before DuckDB 2
+        con.execute("select ai_query('chat', ?)", ["a \ud800 b"])
+    assert model.request_count == 0
+
+
+@pytest.mark.parametrize("text_format", ["text", '{"type": "text"}'])
+def test_the_format_text_is_text(con: Connection, model: MockModel, text_format: str) -> None:
+    assert one(con, "select ai_query('chat', 'x', responseFormat => ?)", text_format) == "echo: x"
+    assert "response_format" not in model.requests[0].json()
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_either_name_of_the_token_limit_is_sent(con: Connection, model: MockModel, name: str) -> None:
+    one(con, f"select ai_query('chat', 'x', modelParameters => {{'{name}': 9}})")
+
+    assert model.requests[0].json()[name] == 9
+
+
 def test_a_ten_megabyte_prompt_is_sent_whole(con: Connection, model: MockModel) -> None:
     assert one(con, "select length(ai_query('chat', repeat('x', 10000000)))") == 10_000_006
     codes = one(con, "select logging_error_codes from fleming.serving.inference")

@@ -286,6 +286,23 @@ def test_a_refused_connection_names_the_address(con: Connection, add_endpoint: A
     assert logged(con) == (503, "CONNECTION_FAILED", 1)
 
 
+def test_a_connection_that_is_not_made_in_time_is_told(con: Connection, add_endpoint: AddEndpoint) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
+        waiting = [socket.socket() for _ in range(8)]
+        for one_too_many in waiting:  # nobody accepts them, so that those who come later are not answered
+            one_too_many.setblocking(False)
+            one_too_many.connect_ex(deaf.getsockname())
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        add_endpoint(con, base_url=url, max_retries=0, connect_timeout_ms=200)
+
+        text = ask(con)
+        for one_too_many in waiting:
+            one_too_many.close()
+
+    assert "not made in time" in text
+    assert logged(con) == (503, "CONNECTION_FAILED", 1)
+
+
 def test_an_unknown_host_is_named(con: Connection, add_endpoint: AddEndpoint) -> None:
     add_endpoint(con, base_url="http://no-such-host.invalid", max_retries=0)
 

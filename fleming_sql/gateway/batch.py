@@ -57,15 +57,26 @@ class Batch:
         Raises:
             CallCancelled: `cancel` was called; what was under way is logged.
         """
-        if not self._cancelled:
-            self._waiting.extend(self._groups())
-            self._workers = [asyncio.create_task(self._work()) for _ in range(self._width())]
-            for ended in await asyncio.gather(*self._workers, return_exceptions=True):
-                if isinstance(ended, BaseException) and not isinstance(ended, asyncio.CancelledError):
-                    raise ended
-        if self._cancelled:
-            raise CallCancelled("[CANCELLED] the statement was interrupted; calls under way were broken off and logged")
-        return self._outcomes
+        try:
+            if not self._cancelled:
+                await self._run_workers()
+            if self._cancelled:
+                raise CallCancelled(
+                    "[CANCELLED] the statement was interrupted; calls under way were broken off and logged"
+                )
+            return self._outcomes
+        finally:
+            # The statement refers to the batch and the batch to the statement: let go of what is large.
+            self._rows, self._outcomes = (), []
+            self._workers.clear()
+            self._sending.clear()
+
+    async def _run_workers(self) -> None:
+        self._waiting.extend(self._groups())
+        self._workers = [asyncio.create_task(self._work()) for _ in range(self._width())]
+        for ended in await asyncio.gather(*self._workers, return_exceptions=True):
+            if isinstance(ended, BaseException) and not isinstance(ended, asyncio.CancelledError):
+                raise ended
 
     def cancel(self) -> None:
         """Send no more and break off what is under way. Called on the event loop."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from fleming_sql.types import Answer
 
-DEFAULT_MAX_BYTES: Final = 256 * 1024 * 1024
+DEFAULT_MAX_BYTES: Final = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,14 +92,14 @@ def result_type(task: str | None, options: CallOptions, *, is_list: bool) -> Sql
 
 
 def structure(kind: SqlType, fail_on_error: bool) -> str:
-    """Return the second argument of DuckDB's `from_json` for results of a type.
+    r"""Return the second argument of DuckDB's `from_json` for results of a type.
 
     Example:
         >>> structure(parse_type("INT"), fail_on_error=False)
-        '"STRUCT(result INTEGER, errorMessage VARCHAR)"'
+        '"STRUCT(\\"result\\" INTEGER, \\"errorMessage\\" VARCHAR)"'
     """
-    text = kind.duckdb()
-    return jsontext.dumps(text if fail_on_error else f"STRUCT(result {text}, errorMessage VARCHAR)")
+    wrapped = SqlType("STRUCT", names=("result", "errorMessage"), parts=(kind, SqlType("VARCHAR")))
+    return (kind if fail_on_error else wrapped).structure()
 
 
 def check_argument_types(types: Mapping[str, str]) -> None:

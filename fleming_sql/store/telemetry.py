@@ -79,11 +79,6 @@ class CallLog:
         self._lock = threading.Lock()
         self._pending: deque[CallRecord] = deque()
 
-    @property
-    def pending(self) -> int:
-        """How many records wait for the next flush."""
-        return len(self._pending)
-
     def is_open(self) -> bool:
         """Return whether the connection behind the log is open; a log that is being written is."""
         if not self._lock.acquire(blocking=False):
