@@ -145,6 +145,15 @@ def test_cursors_in_threads_share_one_gateway(con: Connection, model: MockModel)
     assert calls(con) == model.request_count == 400
 
 
+def test_a_list_of_texts_works_in_a_file_and_in_its_cursors(tmp_path: Path, add_endpoint: AddEndpoint) -> None:
+    duckdb.connect(str(tmp_path / "w.duckdb")).close()
+    with fleming_sql.connect(tmp_path / "w.duckdb") as con:
+        add_endpoint(con, "embed", provider="simulated", task="llm/v1/embeddings")
+        for cursor in (con, con.cursor(), con.cursor().cursor()):
+            lengths = cursor.execute("select len(ai_query('embed', ['a', 'b'])), typeof(ai_query('embed', 'a'))")
+            assert lengths.fetchall() == [(2, "FLOAT[]")]
+
+
 def test_the_user_is_the_requester(
     server: MockModel, add_endpoint: AddEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

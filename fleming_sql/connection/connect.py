@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -15,18 +14,17 @@ import httpx
 
 from fleming_sql.clock import Clock
 from fleming_sql.connection.functions import Slot
+from fleming_sql.connection.macros import drop, make_visible
 from fleming_sql.connection.registry import REGISTRY
 from fleming_sql.connection.session import Session, default_user
 from fleming_sql.errors import ArgumentError, StoreError
-from fleming_sql.store.catalog import CATALOG, MEMORY, attached_path, check_path, is_store, quote_identifier
-from fleming_sql.store.files import read_files
+from fleming_sql.store.catalog import CATALOG, MEMORY, attached_path, check_path, is_store
 from fleming_sql.transport import Transport
 from fleming_sql.transport.over_httpx import HttpxTransport
 from fleming_sql.types import Caller
 
 CLOSE_S: Final = 5.0
 """How long closing waits for a statement of another thread to end."""
-_FUNCTION_FILES: Final = "-functions"
 
 
 class Connection:
@@ -58,7 +56,7 @@ class Connection:
         """Return another connection to the same database, for another thread; the caller stays the same."""
         self._session.check_usable()
         cursor = self._con.cursor()
-        _make_functions_visible(cursor, self._session)
+        make_visible(cursor, self._session)
         return Connection(cursor, self._session, self._caller)
 
     duplicate = cursor
@@ -151,7 +149,7 @@ def connect(
             # the session's until the last connection is closed, and the caller gets a cursor.
             session.keep(root)
             con = root.cursor()
-        _make_functions_visible(con, session)
+        make_visible(con, session)
         return Connection(con, session, caller)
     except BaseException:
         root.close()
@@ -191,7 +189,7 @@ def attach(
         )
     session, _ = _attach(con, gateway, _caller(user, groups), transport, clock)
     session.pin()
-    _make_functions_visible(con, session)
+    make_visible(con, session)
     return con
 
 
@@ -206,7 +204,7 @@ def detach(con: duckdb.DuckDBPyConnection | Connection) -> None:
         with REGISTRY.lock:
             slot = REGISTRY.find(cursor)
             if slot is not None and slot.session is not None:
-                _drop_functions(bare, cursor)
+                drop(bare, cursor)
                 slot.session.close()
     finally:
         cursor.close()
@@ -304,43 +302,6 @@ def _caller(user: str | None, groups: Iterable[str]) -> Caller:
 
 def _connection_id(con: duckdb.DuckDBPyConnection) -> int:
     return int(con.execute("select current_connection_id()").fetchall()[0][0])
-
-
-def _make_functions_visible(con: duckdb.DuckDBPyConnection, session: Session) -> None:
-    """Create the functions in the connection's own database, or as temporary ones where that is read-only."""
-    cursor = con.cursor()  # a transaction of its own, that the user's ROLLBACK does not undo
-    try:
-        database, readonly = cursor.execute(
-            "select database_name, readonly from duckdb_databases() where database_name = current_database()"
-        ).fetchall()[0]
-        functions = [file.text for file in read_files("objects") if file.name.endswith(_FUNCTION_FILES)]
-        if readonly:
-            for text in functions:
-                con.execute(_as_temporary(text))
-            return
-        with REGISTRY.lock:  # two threads that create one function at a time are a conflict to DuckDB
-            if session.visible_in(database):
-                return
-            for text in functions:
-                try:
-                    cursor.execute(text)
-                except duckdb.BinderException:  # the file's storage version is too old for this form
-                    con.execute(_as_temporary(text))
-            session.made_visible(database)
-    finally:
-        cursor.close()
-
-
-def _as_temporary(text: str) -> str:
-    return text.replace("create or replace macro", "create or replace temp macro")
-
-
-def _drop_functions(con: duckdb.DuckDBPyConnection, cursor: duckdb.DuckDBPyConnection) -> None:
-    own = quote_identifier(cursor.execute("select current_database()").fetchall()[0][0])
-    with suppress(duckdb.Error):  # it has none, or is busy
-        con.execute("drop macro if exists temp.main.ai_query")
-    with suppress(duckdb.Error):  # a read-only database has temporary ones, which end with their connections
-        cursor.execute(f"drop macro if exists {own}.main.ai_query")
 
 
 def _release(session: Session, connection_id: int) -> None:

@@ -110,7 +110,7 @@ class AiQueryFunctions:
         """
         session = self._slot.current()
         self._slot.on_bind()
-        checked = read_options(options)
+        checked = _read_options(options)
         task = None if checked.return_type is not None else session.task(endpoint or "")
         kind = result_type(task, checked, is_list=is_list)
         return structure(kind, checked.fail_on_error)
@@ -137,6 +137,7 @@ class AiQueryFunctions:
         return pa.array([_to_json(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)], pa.string())
 
 
+_read_options: Final = lru_cache(512)(read_options)
 _read_usage_context: Final = lru_cache(4096)(read_usage_context)
 
 

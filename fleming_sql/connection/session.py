@@ -84,7 +84,8 @@ class Session:
         self._lock = threading.Lock()
         self._callers: dict[int, Caller] = {}
         self._pinned = False
-        self._visible: set[str] = set()
+        self.visible: dict[str, list[str]] = {}
+        """Databases of the instance that have the SQL functions, and what each connection to them needs besides."""
         self._kept: list[duckdb.DuckDBPyConnection] = []
         self._plans: OrderedDict[tuple[int, str, str, str], Plan] = OrderedDict()
         self._statements: OrderedDict[tuple[int, int], Snapshot] = OrderedDict()
@@ -120,14 +121,6 @@ class Session:
         if self._engine.closed:
             return False
         return self._log.is_open()
-
-    def visible_in(self, database: str) -> bool:
-        """Return whether the SQL functions have been created in a database of the instance."""
-        return database in self._visible
-
-    def made_visible(self, database: str) -> None:
-        """Take down that the SQL functions have been created in a database of the instance."""
-        self._visible.add(database)
 
     def pin(self) -> None:
         """Keep the gateway open however many connections close, until it is detached."""

