@@ -50,13 +50,13 @@ are timed inside a coroutine on the gateway's event loop. The first call of each
 on, and "added" is the difference of the quantiles to the direct call's; the log of the gateway's calls is written
 by its tick of once a second or between blocks, outside the time, while a statement's own commit is part of its time.
 
-**memory.** Resident memory of one process after each of four statements of 50,000 distinct calls (some 340 bytes
+**memory.** Resident memory of one process, after a garbage collection and `malloc_trim`, after each of four
+statements of 50,000 distinct calls (some 340 bytes
 of request and 345 of answer, logged), with DuckDB's `memory_limit` at 256 MB so that its buffer pool cannot pass
 for a leak or hide one; "flat" is the mean growth per 50,000 calls after the first 100,000, less what that pool grew
 by, which holds more of the growing log up to its limit. The first variant keeps answers for reuse, for which
 `ReuseCache` allows itself 128 MiB by its own estimate; the second has `cache => false` and keeps none. What DuckDB
-(`duckdb_memory()`) and `ReuseCache` hold stands beside each; the rest is Python, the libraries and the allocators'
-free lists, which make the figure swing by tens of MiB.
+(`duckdb_memory()`) and `ReuseCache` hold stands beside each; the rest is Python and the libraries.
 
 **config_read.** The median of 500 times `session.snapshot_for`, each for a statement not seen before and as after a
 commit to the store (without one, a look at its files is enough), with nothing in the tables changed in between.
