@@ -68,7 +68,7 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection; the last one of a database also closes the gateway and its store."""
-        self._session.forget(self._id)
+        self._session.cancel(self._id)
         self._close_bare()
         self._released()
 

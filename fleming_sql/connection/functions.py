@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import duckdb
@@ -110,7 +110,7 @@ class AiQueryFunctions:
         """
         session = self._slot.current()
         self._slot.on_bind()
-        checked = _read_options(options)
+        checked = read_options(options)
         task = None if checked.return_type is not None else session.task(endpoint or "")
         kind = result_type(task, checked, is_list=is_list)
         return structure(kind, checked.fail_on_error)
@@ -137,10 +137,6 @@ class AiQueryFunctions:
         return pa.array([_to_json(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)], pa.string())
 
 
-_read_options: Final = lru_cache(512)(read_options)
-_read_usage_context: Final = lru_cache(4096)(read_usage_context)
-
-
 def _row(
     plan_of: Callable[[str, str, str], Plan],
     endpoint: str | None,
@@ -155,7 +151,7 @@ def _row(
     if endpoint is None:
         raise ArgumentError("AI_FUNCTION_UNSUPPORTED_REQUEST", "the argument endpoint is NULL: name an endpoint")
     plan = plan_of(endpoint, options, types)
-    return RowCall(plan, CallInput(request, file, _read_usage_context(usage_context)))
+    return RowCall(plan, CallInput(request, file, read_usage_context(usage_context)))
 
 
 def _values(column: Column) -> Iterable[Any]:

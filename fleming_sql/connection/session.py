@@ -67,7 +67,6 @@ class Session:
         *,
         on_closed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._pid = os.getpid()
         self._id = uuid4().hex[:8]  # DuckDB counts connections and queries from 1 in every process
         self.path = path
         self.caller = caller
@@ -129,7 +128,7 @@ class Session:
     def forget(self, connection_id: int) -> bool:
         """Drop a connection, break off what it has under way; return whether the gateway has no use any more."""
         self._callers.pop(connection_id, None)
-        self._engine.cancel(connection_id)
+        self.cancel(connection_id)
         return not self._callers and not self._pinned
 
     def task(self, endpoint: str) -> Task | None:
@@ -192,7 +191,7 @@ class Session:
     @property
     def foreign(self) -> bool:
         """Whether this is a forked process, and the session is its parent's."""
-        return os.getpid() != self._pid
+        return self._engine.foreign
 
     def abandon(self) -> None:
         """Keep DuckDB's objects from being destroyed in a forked process.

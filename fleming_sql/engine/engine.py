@@ -59,13 +59,18 @@ class Engine:
         """Whether no more work is taken."""
         return self._closed
 
+    @property
+    def foreign(self) -> bool:
+        """Whether this is a process forked off the one that made the engine."""
+        return os.getpid() != self._pid
+
     def check_usable(self) -> None:
         """Refuse work that could never be done.
 
         Raises:
             GatewayClosed: After `close`, or in a process forked off the one that made the engine.
         """
-        if os.getpid() != self._pid:
+        if self.foreign:
             raise GatewayClosed(
                 "[GATEWAY_CLOSED] this process was forked after fleming_sql.connect: threads do not survive a fork, "
                 "so start processes with multiprocessing's spawn method and let each open a connection of its own"
@@ -123,7 +128,7 @@ class Engine:
     def close(self, finish: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Break off all work, run `finish` on the loop and end the thread. A second close does nothing."""
         with self._lock:
-            if self._closed or os.getpid() != self._pid:
+            if self._closed or self.foreign:
                 self._closed = True
                 return
             self._closed = True

@@ -106,8 +106,7 @@ class CallInProgress:
         """Take down one attempt."""
         self._request_body = exchange.request_body or self._request_body
         self._response_body = exchange.response_body
-        self._attempts.extend(exchange.attempts)
-        self._upstream_ms += sum(attempt.duration_ms for attempt in exchange.attempts)
+        self._add(exchange.attempts)
 
     def failed_with(self, error: ExchangeFailed) -> None:
         """Take down one attempt that failed; all failures of a call count against its one budget of retries."""
@@ -165,8 +164,7 @@ class CallInProgress:
     def broken_off(self, cancelled: Cancelled) -> None:
         """Take down a request that was cancelled while it was under way."""
         self._request_body, self._response_body = cancelled.request_body, None
-        self._attempts.extend(cancelled.attempts)
-        self._upstream_ms += sum(attempt.duration_ms for attempt in cancelled.attempts)
+        self._add(cancelled.attempts)
 
     def cancelled(self, *, between_attempts: bool) -> CallRecord:
         """Return the record of a call that was cancelled after a request had gone out.
@@ -179,6 +177,10 @@ class CallInProgress:
         record.error_code = "CANCELLED"
         record.error_message = "the statement was interrupted or its connection closed"
         return record
+
+    def _add(self, attempts: tuple[Attempt, ...]) -> None:
+        self._attempts.extend(attempts)
+        self._upstream_ms += sum(attempt.duration_ms for attempt in attempts)
 
     @property
     def _may_quote(self) -> bool:

@@ -165,7 +165,8 @@ class _OneExchange:
         self._clock = clock
         self._target = target
         self._request = request
-        self._secrets = secrets
+        values = [secret.reveal() for secret in secrets.values()]
+        self._secret_forms = {form for value in values for form in (value, jsontext.dumps(value)[1:-1])}
         self._reason = reason
         self._request_body = self._clean(outgoing.body.decode("utf-8", "replace"))
         self._response_body: str | None = None
@@ -199,10 +200,13 @@ class _OneExchange:
             self._response_body = self._clean(text)
             return None
         # A secret may be written with escapes, so a text with any is looked at as it reads without them.
-        plain = jsontext.dumps(payload) if self._secrets and "\\" in text else text
-        cleaned = self._clean(plain)
-        self._response_body = text if cleaned == plain else cleaned
-        return payload if cleaned == plain else jsontext.loads(cleaned)
+        plain = jsontext.dumps(payload) if self._secret_forms and "\\" in text else text
+        if self._clean(plain) == plain:
+            self._response_body = text
+            return payload
+        payload = self._clean_strings(payload)
+        self._response_body = self._clean(jsontext.dumps(payload))
+        return payload
 
     def _answered(self, provider: Provider, reply: HttpReply, payload: Any) -> Exchange:
         status = reply.status
@@ -260,11 +264,19 @@ class _OneExchange:
 
     def _clean(self, text: str) -> str:
         """Take secrets out of what will be logged or shown: some servers repeat the key they refuse."""
-        for secret in self._secrets.values():
-            for form in (secret.reveal(), jsontext.dumps(secret.reveal())[1:-1]):
-                if form in text:
-                    text = text.replace(form, _REDACTED)
+        for form in self._secret_forms:
+            if form in text:
+                text = text.replace(form, _REDACTED)
         return text
+
+    def _clean_strings(self, payload: Any) -> Any:
+        if isinstance(payload, str):
+            return self._clean(payload)
+        if isinstance(payload, list):
+            return [self._clean_strings(item) for item in payload]
+        if isinstance(payload, dict):
+            return {self._clean(key): self._clean_strings(item) for key, item in payload.items()}
+        return payload
 
 
 class Cancelled(asyncio.CancelledError):

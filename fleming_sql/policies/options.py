@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from fleming_sql import jsontext
@@ -19,6 +20,7 @@ _BAD_PARAMETERS: Final = "AI_FUNCTION_INVALID_MODEL_PARAMETERS"
 _BAD_ARGUMENT: Final = "DATATYPE_MISMATCH"
 
 
+@lru_cache(512)
 def read_options(text: str) -> CallOptions:
     """Read the arguments that the macro packs into one JSON object.
 
@@ -47,6 +49,7 @@ def read_options(text: str) -> CallOptions:
     )
 
 
+@lru_cache(4096)
 def read_usage_context(text: str | None) -> Mapping[str, str]:
     """Read the argument usageContext, given as JSON: labels that go with one call into the usage table.
 
