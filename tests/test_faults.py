@@ -103,6 +103,19 @@ def test_an_error_nested_a_thousand_levels_deep_is_a_failure_like_others(con: Co
     assert one(con, "select status_code, attempts from fleming.serving.inference") == (400, 1)
 
 
+def test_an_answer_nested_too_deep_to_look_for_the_key_is_a_failure(
+    con: Connection, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEMING_TEST_KEY", "sk-very-secret")
+    con.execute("insert into fleming.credentials values ('key', 'env', 'FLEMING_TEST_KEY')")
+    serve(lambda received: Reply(body=b'{"error":' * 1000 + b'"sk-very-secret \\n"' + b"}" * 1000), credential="key")
+
+    text = fail(con, "select ai_query('chat', 'x')")
+
+    assert "AI_FUNCTION_INVALID_HTTP_RESPONSE" in text
+    assert "sk-very-secret" not in text + str(con.execute("from fleming.serving.calls").fetchall())
+
+
 @pytest.mark.parametrize("error", [ValueError("sk-hidden"), RuntimeError(), httpx.DecodingError("bad gzip"), OSError()])
 def test_whatever_a_transport_raises_is_a_logged_failure(add_endpoint: AddEndpoint, error: Exception) -> None:
     def answer(request: httpx.Request) -> httpx.Response:

@@ -150,6 +150,8 @@ class Gateway:
 
     def _value(self, plan: Plan, prompt: Prompt, made: Reusable, reused: bool, progress: CallInProgress) -> Any:
         """Return what SQL gets. The answer fits the format already; a cast to the caller's type may still fail."""
+        if progress.checked is not None:
+            return progress.checked.value  # as it was checked when it came
         content = made.answer.content
         if prompt.request.task == EMBEDDINGS and not prompt.is_list:
             content = content[0]
@@ -186,7 +188,7 @@ class Gateway:
             if plan.options.response_format is None:
                 return made
             try:
-                plan.checker.check(exchange.answer.content)
+                progress.checked = plan.checker.check(exchange.answer.content)
             except AnswerMismatch as mismatch:
                 mismatches += 1
                 if not mismatch.retryable or mismatches > 1:

@@ -11,6 +11,7 @@ from fleming_sql.errors import CallError
 from fleming_sql.gateway.plan import CallInput, Plan, Statement
 from fleming_sql.gateway.reuse import Reusable
 from fleming_sql.gateway.upstream import Cancelled, Exchange, ExchangeFailed
+from fleming_sql.policies.answers import CheckedAnswer
 from fleming_sql.policies.tokens import estimate_tokens
 from fleming_sql.types import Answer, Attempt, CallRecord, ServedEntity, Usage
 
@@ -30,8 +31,8 @@ class CallInProgress:
 
     __slots__ = (
         "_asked", "_attempts", "_clock", "_deadline", "_idle_s", "_plan", "_queued_s", "_request_body",
-        "_response_body", "_spent", "_started", "_started_at", "_statement", "_upstream_ms", "entity", "failures",
-        "input_characters", "key", "last_error", "request_id", "sent",
+        "_response_body", "_spent", "_started", "_started_at", "_statement", "_upstream_ms", "checked", "entity",
+        "failures", "input_characters", "key", "last_error", "request_id", "sent",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, asked: CallInput, statement: Statement, clock: Clock) -> None:
@@ -54,6 +55,7 @@ class CallInProgress:
         self.sent = False
         self.failures = 0
         self.last_error: CallError | None = None
+        self.checked: CheckedAnswer | None = None
         self.entity: ServedEntity | None = None
         self.input_characters = 0
 

@@ -188,7 +188,10 @@ class _OneExchange:
         except Exception as error:  # noqa: BLE001  a transport of the user's may raise anything; its text may hold the key
             raise self._failed("cut", f"the transport failed with {type(error).__name__}") from None
         self._status = reply.status
-        payload = self._read_body(reply.body)
+        try:
+            payload = self._read_body(reply.body)
+        except RecursionError:
+            raise self._failed("answer", "the answer is nested too deep") from None
         return self._answered(provider, reply, payload)
 
     def _read_body(self, body: bytes) -> Any:
