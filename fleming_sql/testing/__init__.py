@@ -5,9 +5,13 @@ Example:
     >>> with MockModel(echo_chat) as server:
     ...     url = server.url
 
-`python -m fleming_sql.testing --port 0 --latency-ms 50 --sigma 0.3` serves from a process of its own.
+`Faults`, `Capacity`, `Phases` and `Switch` make it fail, to try out what a configuration does about it.
+
+`python -m fleming_sql.testing --port 0 --latency-ms 50 --sigma 0.3` serves from a process of its own; `--help` tells
+of the faults.
 """
 
+from fleming_sql.testing.faults import Capacity, Faults, Phases, Switch, after
 from fleming_sql.testing.replies import (
     Constant,
     Received,
@@ -22,10 +26,15 @@ from fleming_sql.testing.replies import (
 from fleming_sql.testing.server import MockModel
 
 __all__ = [
+    "Capacity",
     "Constant",
+    "Faults",
     "MockModel",
+    "Phases",
     "Received",
     "Reply",
+    "Switch",
+    "after",
     "anthropic_reply",
     "chat_reply",
     "completion_reply",

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from fleming_sql.testing.replies import Constant, Received, Reply
 
@@ -61,6 +61,7 @@ class HttpProtocol(asyncio.Protocol):
         reply: Decides on each request; with a `Constant` none is parsed beyond its length.
         record: Appended to with each request; None keeps none.
         counters: Counted into.
+        stats: Makes the answer to `GET /stats`, which is not counted; None leaves it to `reply`.
         open_protocols: The server's set of open connections; this one adds and removes itself.
     """
 
@@ -69,17 +70,20 @@ class HttpProtocol(asyncio.Protocol):
         reply: Callable[[Received], Reply] | Constant,
         record: list[Received] | None,
         counters: Counters,
+        stats: Callable[[], dict[str, Any]] | None,
         open_protocols: set[HttpProtocol],
     ) -> None:
         self._reply = reply
         self._record = record
         self._counters = counters
+        self._stats = stats
         self._open_protocols = open_protocols
         self._buffer = bytearray()
         self._head_end = 0
         self._request_end = 0
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
+        self._at_end: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the connection."""
@@ -136,8 +140,11 @@ class HttpProtocol(asyncio.Protocol):
         return True
 
     def _handle(self, head: bytes, body: bytes) -> None:
+        if self._stats is not None and head.startswith(b"GET /stats"):
+            self._transport.write(Reply(body=self._stats()).wire())
+            return
         if isinstance(self._reply, Constant):
-            self._handle_constant(head, self._reply)
+            self._handle_constant(self._reply)
             return
         request_line, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
         method, path, _ = request_line.split(" ", 2)
@@ -150,10 +157,7 @@ class HttpProtocol(asyncio.Protocol):
         self._counters.arrived()
         self._schedule(self._reply(received))
 
-    def _handle_constant(self, head: bytes, constant: Constant) -> None:
-        if head.startswith(b"GET /stats"):
-            self._transport.write(Reply(body=dict(self._counters.stats())).wire())
-            return
+    def _handle_constant(self, constant: Constant) -> None:
         self._busy = True
         self._counters.arrived()
         delay = constant.delay_s() if constant.delay_s is not None else 0.0
@@ -169,6 +173,7 @@ class HttpProtocol(asyncio.Protocol):
         self._next()
 
     def _schedule(self, reply: Reply) -> None:
+        self._at_end = reply.at_end
         if reply.hang:
             return
         if reply.delay_s <= 0:
@@ -190,4 +195,7 @@ class HttpProtocol(asyncio.Protocol):
     def _done(self, *, abandoned: bool) -> None:
         self._timer = None
         self._busy = False
+        at_end, self._at_end = self._at_end, None
+        if at_end is not None:
+            at_end()
         self._counters.left(abandoned=abandoned)

@@ -42,18 +42,24 @@ class Reply:
     """Never answer."""
     drop: bool = False
     """Close the connection in place of an answer."""
+    at_end: Callable[[], None] | None = None
+    """Called in the server's thread when the request is over: answered, cut off, or left by its client."""
 
     def delayed(self, seconds: float) -> Reply:
         """Return the same reply, `seconds` later."""
         return replace(self, delay_s=seconds)
 
+    def content(self) -> bytes:
+        """Return the whole body."""
+        if isinstance(self.body, dict | list):
+            return dumpb(self.body)
+        return self.body.encode() if isinstance(self.body, str) else bytes(self.body)
+
     def wire(self) -> bytes:
         """Return the bytes of the answer, cut short where `cut_after` says so."""
-        is_json = isinstance(self.body, dict | list)
-        body = dumpb(self.body) if is_json else self.body
-        content = body.encode() if isinstance(body, str) else bytes(body)  # type: ignore[arg-type]
+        content = self.content()
         headers = {
-            "content-type": "application/json" if is_json else "text/plain; charset=utf-8",
+            "content-type": "application/json" if isinstance(self.body, dict | list) else "text/plain; charset=utf-8",
             "content-length": str(len(content)),
             **{name.lower(): value for name, value in self.headers.items()},
         }

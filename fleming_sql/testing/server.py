@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from fleming_sql.testing.protocol import Counters, HttpProtocol
 from fleming_sql.testing.replies import Constant, Received, Reply, error_reply
@@ -19,6 +19,8 @@ class MockModel:
         reply: Decides on each request, in the server's thread; a `Constant` is the fast path.
         record: Whether `requests` keeps what arrived.
         port: Port to listen on; 0 takes a free one.
+        stats: What `GET /stats` answers beside the server's own counters, called in the server's thread. Without it
+            that path is a request like others, except for a `Constant`.
 
     Example:
         >>> import httpx
@@ -27,9 +29,17 @@ class MockModel:
         'hello'
     """
 
-    def __init__(self, reply: Callable[[Received], Reply] | Constant, *, record: bool = True, port: int = 0) -> None:
+    def __init__(
+        self,
+        reply: Callable[[Received], Reply] | Constant,
+        *,
+        record: bool = True,
+        port: int = 0,
+        stats: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> None:
         self._reply = reply
         self._record = record
+        self._stats = dict if stats is None and isinstance(reply, Constant) else stats
         self._port = port
         self._counters = Counters()
         self._received: list[Received] = []
@@ -123,7 +133,12 @@ class MockModel:
 
     def _protocol(self) -> HttpProtocol:
         reply = self._reply if isinstance(self._reply, Constant) else self._guarded
-        return HttpProtocol(reply, self._received if self._record else None, self._counters, self._protocols)
+        record = self._received if self._record else None
+        stats = self._all_stats if self._stats is not None else None
+        return HttpProtocol(reply, record, self._counters, stats, self._protocols)
+
+    def _all_stats(self) -> dict[str, Any]:
+        return {**self._counters.stats(), **(self._stats() if self._stats else {})}
 
     def _guarded(self, received: Received) -> Reply:
         assert not isinstance(self._reply, Constant)  # noqa: S101 - narrows the type
