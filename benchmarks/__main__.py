@@ -6,7 +6,20 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks import config_read, duplicates, in_flight, latency, machine, memory, report, throughput, transports
+from benchmarks import (
+    capacity,
+    config_read,
+    duplicates,
+    faults,
+    in_flight,
+    latency,
+    machine,
+    memory,
+    pacing,
+    report,
+    throughput,
+    transports,
+)
 from benchmarks.processes import apart
 from benchmarks.table import Row, markdown
 
@@ -18,6 +31,9 @@ BENCHMARKS: Mapping[str, tuple[Callable[[], list[Row]], ...]] = {
     "memory": (memory.with_reuse, memory.without_reuse),
     "config_read": (config_read.measure,),
     "transports": (transports.measure,),
+    "faults": (faults.measure,),
+    "capacity": (capacity.measure,),
+    "pacing": (pacing.measure,),
 }
 
 

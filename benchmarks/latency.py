@@ -59,7 +59,7 @@ def measure() -> list[Row]:
 
 def _through_gateway(session: Session) -> Send:
     plan = make_plan(session.snapshot_for(-1, -1), "chat", CallOptions())
-    statement = Statement("benchmark", Caller("benchmark"), "benchmark", lambda: None, lambda: None)
+    statement = Statement("benchmark", Caller("benchmark"), lambda: None, lambda: None)
 
     async def call(prompt: str) -> None:
         outcome = await session.gateway.call(plan, CallInput(dumps(prompt)), statement)

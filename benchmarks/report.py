@@ -64,6 +64,32 @@ Beside it the one read that finds the added endpoints and records their versions
 
 **transports.** 1,000 requests at once through a transport by itself, answers as in in_flight, CPU of that process per
 request. Then one request is cancelled after half a second, and the server is asked whether its client went away.
+
+**faults.** 10,000 rows over an endpoint with two served entities, half of the traffic each, answers after 50 ms,
+`max_concurrency` 64 (32 in the last case, so that the rows outlast the outage). The mixed faults are, by seed: 10 %
+status 429 with `Retry-After: 1`, 5 % status 500, 1 % without an answer, 1 % cut off in the body, 0.5 % incomplete JSON.
+`attempt_timeout_ms` is 2,000; `max_retries` 8 and `retry_on_timeout` true, because with both entities failing
+17.5 % of their requests the default of 5 attempts would leave one or two of 10,000 rows without an answer. Requests
+are counted by the servers, and so are the faults, except connections that were refused, which only the log knows, and
+the answers of the entity that crawls: there a fault is a request whose client did not wait. The ideal is what a healthy
+entity alone takes that answers `max_concurrency` requests at once; the difference is mostly the last rows of each of
+the five vectors of 2,048, which DuckDB waits for: some hang, some have failed several times. The recovery is counted
+from the server's own change to the end of the first answer in `serving.attempts`, less `breaker_open_ms`; it is below
+zero where part of that interval had passed when the server recovered. litellm's Router gets two deployments,
+`num_retries` 8, `timeout` 2, `simple-shuffle`, and 1,000 rows; by default it leaves a deployment out after a single
+429, for as long as that asks or 5 s, and when all are left out it fails the calls: the mixed faults are shown without
+its cooldowns too.
+
+**capacity.** A server that answers 8, 32 or 100 requests at once after 100 ms each and refuses the next with 429 at
+once; one statement whose rows would take 7 s at that capacity, from a gateway that knows nothing of it. Its goodput
+is the answers a second after the first 3 s, to the end of the statement, against those of a bare loop that sends
+exactly as many at once as there are places, in a process without DuckDB. The loop knows no vectors; the statement has
+places idle for a moment at the end of each.
+
+**pacing.** 2,500 rows under a limit of 6,000 calls a minute with `on_exceeded` `wait`, arrivals as the server saw
+them. Then 1,000 rows from 10 connections at once, under a limit of 300 calls with `reject`. Last, CPU of the
+gateway's process for each of 10,000 rows, in turns three times each: at an endpoint with nothing configured, and at
+one with a rate limit that is never met, two permissions of which the caller's group has one, and two served entities.
 """
 
 

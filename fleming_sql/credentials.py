@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from fleming_sql.errors import CredentialError
-from fleming_sql.types import Credential, Secret
+from fleming_sql.types import Credential, Secret, ServedEntity
 
 COMMAND_TIMEOUT_S: Final = 10.0
 REUSE_S: Final = 300.0
@@ -31,6 +31,13 @@ def secret_reference(text: object) -> str | None:
     """
     match = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
     return match[1] if match else None
+
+
+def credentials_of(entity: ServedEntity) -> frozenset[str]:
+    """Return the names of the credentials that an entity's row uses."""
+    found = {secret_reference(entity.credential) or entity.credential}
+    found.update(secret_reference(value) for value in entity.provider_config.values())
+    return frozenset(name for name in found if name)
 
 
 class CredentialResolver:

@@ -23,6 +23,12 @@ COMPLETIONS: Final = "llm/v1/completions"
 EMBEDDINGS: Final = "llm/v1/embeddings"
 CUSTOM: Final = "custom"
 
+Routing = Literal["weighted", "sticky", "priority", "least_latency", "least_cost"]
+"""How an endpoint picks the entity that it asks first."""
+
+Refusal = Literal["context_window", "content_policy"]
+"""Why a model will not answer a request that is well-formed, where another one might."""
+
 
 @dataclass(frozen=True, slots=True)
 class Credential:
@@ -90,14 +96,37 @@ class Endpoint:
     max_concurrency: int
     """Upstream requests under way at once."""
     timeout_ms: int
-    """For a whole call, retries included, from its first attempt."""
+    """For a whole call, retries and fallbacks included, from its first attempt."""
     connect_timeout_ms: int
     max_retries: int
+    """Further attempts after the first, retries and fallbacks together; each entity gets one in any case."""
     max_response_bytes: int
     """A longer answer is refused while it is read."""
     max_logged_bytes: int
     """A longer request or response body is left out of the log, with a logging error code."""
     default_parameters: Mapping[str, Any]
+    fallback_enabled: bool
+    """Whether the other entities are tried when one fails."""
+    fallback_on: tuple[Refusal, ...]
+    """Refusals after which another entity is tried too."""
+    retry_on_timeout: bool
+    """Whether a request that may have been billed is sent to the same entity again."""
+    attempt_timeout_ms: int | None
+    """For one attempt; None shares what is left with the attempts that may follow."""
+    hedge_after_ms: int | None
+    """Ask a second time when there is no answer by then; None is off."""
+    hedge_percentile: float | None
+    """The same, by the latest latencies of the entity, 50 to 99.9; None is off."""
+    routing: Routing
+    sticky_key: str | None
+    """Key of `usageContext` that sticks to an entity; None is the requester."""
+    adaptive_concurrency: bool
+    """Whether an entity gets as many requests at once as it has been seen to take."""
+    breaker_failure_share: float
+    """Above 0, up to 1: an entity that fails more often is left out."""
+    breaker_min_calls: int
+    breaker_window_ms: int
+    breaker_open_ms: int
     version: int
     """`endpoint_config_version`: one more at each change of the endpoint or its entities."""
     entities: tuple[ServedEntity, ...]
@@ -105,12 +134,78 @@ class Endpoint:
     """Texts of `fleming.config_problems` for this endpoint; a call fails with the first."""
 
 
+PrincipalType = Literal["user", "service_principal", "group"]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """One row of `fleming.principals`."""
+
+    name: str
+    type: PrincipalType
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """One row of `fleming.permissions`: one principal, one endpoint, one privilege."""
+
+    principal_type: PrincipalType
+    principal: str
+    privilege: Literal["CAN_QUERY", "CAN_MANAGE", "CAN_VIEW"]
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """One row of `fleming.rate_limits`: so many calls or tokens in any period."""
+
+    endpoint: str
+    key: Literal["endpoint", "user", "user_group", "service_principal"]
+    principal: str | None
+    """None for the whole endpoint, and for the limit that each user has who has no other."""
+    metric: Literal["calls", "tokens"]
+    amount: int
+    period: Literal["minute", "hour"]
+    waits: bool
+    """False refuses what goes beyond."""
+    max_wait_s: float | None
+    """How long the next call of a statement may wait; None is as long as it takes."""
+
+    @property
+    def period_s(self) -> float:
+        """Length of the window in seconds."""
+        return 60.0 if self.period == "minute" else 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """One row of `fleming.model_prices`, in US dollars for a million tokens."""
+
+    input_per_million: float
+    output_per_million: float
+    valid_from: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The whole configuration as of one moment. Calls of one statement see one snapshot."""
 
-    endpoints: Mapping[str, Endpoint]
-    credentials: Mapping[str, Credential]
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+    credentials: Mapping[str, Credential] = field(default_factory=dict)
+    permissions: Mapping[str, tuple[Permission, ...]] = field(default_factory=dict)
+    """By endpoint. One without an entry is open."""
+    rate_limits: Mapping[str, tuple[RateLimit, ...]] = field(default_factory=dict)
+    """By endpoint."""
+    principals: Mapping[str, Principal] = field(default_factory=dict)
+    groups_of: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By member: the enabled groups it is in, through others too."""
+    prices: Mapping[tuple[str, str], tuple[Price, ...]] = field(default_factory=dict)
+    """By provider and model, the latest first."""
+
+    def price(self, entity: ServedEntity, at: datetime) -> Price | None:
+        """Return what an entity costs at a time, None where that is not known."""
+        prices = self.prices.get((entity.provider, entity.model), ())
+        return next((price for price in prices if price.valid_from <= at), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +214,7 @@ class Caller:
 
     user: str
     groups: tuple[str, ...] = ()
+    """Groups that the caller is in by its own word, besides those of `fleming.group_members`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +315,7 @@ class Attempt:
     error_code: str | None
     error_message: str | None
     reason: str
-    """Why it was made: `first`, `retry` or `schema_mismatch`."""
+    """Why it was made: `first`, `retry`, `fallback`, `hedge` or `schema_mismatch`."""
     inputs: int
     """How many inputs the request carried; more than one where embeddings were batched."""
 
@@ -245,6 +341,7 @@ class CallRecord:
     error_message: str | None = None
     execution_duration_ms: float = 0.0
     queue_ms: float = 0.0
+    limit_wait_ms: float = 0.0
     overhead_us: float = 0.0
     cache_hit: bool = False
     reused_request_id: str | None = None

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleming_sql.gateway.fairness import Flow
 from fleming_sql.gateway.gate import FairGate
 from fleming_sql.gateway.reuse import Reusable, ReuseCache
-from fleming_sql.policies.retries import CAP_S, next_delay, read_retry_after
-from fleming_sql.policies.routing import choose
+from fleming_sql.policies.retries import BASE_S, CAP_S, backoff, read_retry_after
 from fleming_sql.policies.tokens import share_out
-from fleming_sql.types import Answer, ServedEntity, Usage
+from fleming_sql.types import Answer, Usage
 
 
 @given(
@@ -28,7 +28,7 @@ def test_a_gate_admits_everyone_in_the_end_and_never_more_than_its_limit(
 
     async def pass_through(gate: FairGate, flow: int) -> None:
         nonlocal most, inside, served
-        await gate.enter(flow)
+        await gate.enter(Flow(flow % 2, flow))
         inside += 1
         most = max(most, inside)
         await asyncio.sleep(0)
@@ -58,14 +58,14 @@ def test_a_gate_serves_flows_in_turn() -> None:
     order: list[str] = []
 
     async def pass_through(gate: FairGate, flow: str) -> None:
-        await gate.enter(flow)
+        await gate.enter(Flow("ada", flow))
         order.append(flow)
         await asyncio.sleep(0)
         gate.leave()
 
     async def run() -> None:
         gate = FairGate(1)
-        await gate.enter("holder")
+        await gate.enter(Flow("ada", "holder"))
         tasks = [asyncio.create_task(pass_through(gate, flow)) for flow in ["long"] * 5 + ["short"]]
         await asyncio.sleep(0)
         gate.leave()
@@ -84,9 +84,9 @@ def test_the_cache_is_bounded_and_drops_the_least_recently_used() -> None:
     async def run() -> tuple[bool, bool, bool]:
         cache = ReuseCache(lambda: 0.0, max_bytes=3 * (1024 + 4000))
         for name in ("a", "b", "c"):
-            await cache.get_or_call(name.encode(), 60, lambda: made(answer(1000)))
+            await cache.lead(name.encode(), 60, lambda: made(answer(1000)))
         cache.get(b"a")
-        await cache.get_or_call(b"d", 60, lambda: made(answer(1000)))
+        await cache.lead(b"d", 60, lambda: made(answer(1000)))
         return cache.get(b"a") is not None, cache.get(b"b") is not None, cache.get(b"d") is not None
 
     async def made(reusable: Reusable) -> Reusable:
@@ -98,7 +98,7 @@ def test_the_cache_is_bounded_and_drops_the_least_recently_used() -> None:
 def test_an_answer_larger_than_the_cache_is_not_kept() -> None:
     async def run() -> bool:
         cache = ReuseCache(lambda: 0.0, max_bytes=2000)
-        await cache.get_or_call(b"a", 60, made)
+        await cache.lead(b"a", 60, made)
         return cache.get(b"a") is None
 
     async def made() -> Reusable:
@@ -107,37 +107,9 @@ def test_an_answer_larger_than_the_cache_is_not_kept() -> None:
     assert asyncio.run(run())
 
 
-@given(
-    attempts=st.integers(1, 50),
-    max_retries=st.integers(0, 10),
-    remaining=st.floats(0, 1000),
-    chance=st.floats(0, 1, exclude_max=True),
-    asked=st.none() | st.floats(0, 100),
-)
-def test_a_retry_is_within_the_budget_of_attempts_and_of_time(
-    attempts: int, max_retries: int, remaining: float, chance: float, asked: float | None
-) -> None:
-    delay = next_delay(
-        retryable=True,
-        retry_after_s=asked,
-        attempts_made=attempts,
-        max_retries=max_retries,
-        remaining_s=remaining,
-        chance=chance,
-    )
-
-    if attempts > max_retries:
-        assert delay is None
-    if delay is not None:
-        assert 0 <= delay < remaining
-        assert delay == asked if asked is not None else delay <= CAP_S
-
-
-def test_what_may_have_been_billed_is_not_retried() -> None:
-    assert (
-        next_delay(retryable=False, retry_after_s=None, attempts_made=1, max_retries=9, remaining_s=99.0, chance=0.5)
-        is None
-    )
+@given(attempts=st.integers(1, 50), chance=st.floats(0, 1, exclude_max=True))
+def test_a_pause_grows_with_the_attempts_up_to_a_cap(attempts: int, chance: float) -> None:
+    assert 0 <= backoff(attempts, chance) <= min(CAP_S, BASE_S * 2 ** (attempts - 1))
 
 
 def test_retry_after_is_read_in_all_its_forms() -> None:
@@ -152,17 +124,6 @@ def test_retry_after_is_read_in_all_its_forms() -> None:
     assert read_retry_after({"retry-after": "soon"}, now) is None
     assert read_retry_after({"retry-after": "-3"}, now) is None
     assert read_retry_after({}, now) is None
-
-
-def entity(name: str, percentage: float) -> ServedEntity:
-    return ServedEntity(name, "e", name, "openai", "m", None, None, percentage, 1, {}, {})
-
-
-@given(chance=st.floats(0, 1, exclude_max=True))
-def test_an_entity_without_traffic_is_never_chosen(chance: float) -> None:
-    entities = [entity("spare", 0), entity("a", 30), entity("b", 70), entity("other spare", 0)]
-
-    assert choose(entities, chance).name == ("a" if chance < 0.3 else "b")
 
 
 @given(total=st.integers(0, 10**9), weights=st.lists(st.integers(0, 10**6), min_size=1, max_size=50))

@@ -1,4 +1,6 @@
-"""The two Python functions behind `ai_query`: one that types the result while a statement is bound, one for the rows.
+"""The Python functions behind `ai_query` and the live views.
+
+Two are of `ai_query`: one types the result while a statement is bound, one makes the calls for the rows.
 
 They are registered once per DuckDB instance and can never be taken back safely, so they go through a `Slot`: what
 is attached may change, the functions stay. DuckDB keeps only a bare pointer to them once the connection that
@@ -37,6 +39,7 @@ else:
 INSTANCE_FUNCTION: Final = "__fleming_instance"
 _TYPE_FUNCTION: Final = "__fleming_type"
 _CALL_FUNCTION: Final = "__fleming_call"
+_LIVE_FUNCTION: Final = "__fleming_live"
 
 
 @dataclass(slots=True)
@@ -69,7 +72,7 @@ class Slot:
 def register(cursor: duckdb.DuckDBPyConnection, slot: Slot) -> tuple[Callable[..., Any], ...]:
     """Register the functions of a slot with a cursor's DuckDB instance and return them; keep them for ever."""
     functions = AiQueryFunctions(slot)
-    kept = (lambda: slot.id, functions.type_of, functions.call)
+    kept = (lambda: slot.id, functions.type_of, functions.call, functions.live)
     cursor.create_function(INSTANCE_FUNCTION, kept[0], [], "VARCHAR", side_effects=True)
     cursor.create_function(
         _TYPE_FUNCTION,
@@ -88,6 +91,7 @@ def register(cursor: duckdb.DuckDBPyConnection, slot: Slot) -> tuple[Callable[..
         null_handling=SPECIAL,
         side_effects=True,  # else DuckDB calls the model while binding, for EXPLAIN too
     )
+    cursor.create_function(_LIVE_FUNCTION, kept[3], ["VARCHAR"], "VARCHAR", side_effects=True)
     return kept
 
 
@@ -114,6 +118,10 @@ class AiQueryFunctions:
         task = None if checked.return_type is not None else session.task(endpoint or "")
         kind = result_type(task, checked, is_list=is_list)
         return structure(kind, checked.fail_on_error)
+
+    def live(self, view: str) -> str:
+        """Return the rows of a live view of `serving` as JSON text."""
+        return jsontext.dumps(self._slot.current().report(view))
 
     def call(
         self,

@@ -7,9 +7,10 @@ import getpass
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 from uuid import uuid4
 
 import duckdb
@@ -18,9 +19,10 @@ from fleming_sql import jsontext
 from fleming_sql.clock import Clock
 from fleming_sql.engine import Engine
 from fleming_sql.errors import CallCancelled
-from fleming_sql.gateway.batch import Batch, RowCall
+from fleming_sql.gateway.batch import Batch, RowCall, Tally
 from fleming_sql.gateway.pipeline import Gateway, Outcome
 from fleming_sql.gateway.plan import Plan, make_plan
+from fleming_sql.gateway.reports import Reporter
 from fleming_sql.policies.options import check_argument_types, read_options
 from fleming_sql.providers import ProviderRegistry
 from fleming_sql.store.catalog import CATALOG, MEMORY, detach_store, open_store
@@ -40,6 +42,14 @@ def default_user() -> str:
         return os.environ.get("FLEMING_USER") or getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
         return f"uid:{os.getuid()}" if hasattr(os, "getuid") else "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A statement that has sent rows."""
+
+    snapshot: Snapshot
+    tally: Tally
 
 
 class Session:
@@ -79,7 +89,9 @@ class Session:
         self._config = ConfigReader(self._store, caller.user, None if path == MEMORY else path)
         self._log = CallLog(self._log_cursor)
         self._engine = Engine(self._log.flush)
-        self.gateway = Gateway(self._log.add, providers, transport or PooledTransport(), clock or Clock())
+        self._clock = clock or Clock()
+        self.gateway = Gateway(self._log.add, providers, transport or PooledTransport(), self._clock)
+        self._reporter = Reporter(self.gateway.delivery.board, self.gateway.limiter, self._batches, self._clock)
         self._lock = threading.Lock()
         self._callers: dict[int, Caller] = {}
         self._pinned = False
@@ -87,7 +99,7 @@ class Session:
         """Databases of the instance that have the SQL functions, and what each connection to them needs besides."""
         self._kept: list[duckdb.DuckDBPyConnection] = []
         self._plans: OrderedDict[tuple[int, str, str, str], Plan] = OrderedDict()
-        self._statements: OrderedDict[tuple[int, int], Snapshot] = OrderedDict()
+        self._statements: OrderedDict[tuple[int, int], _Running] = OrderedDict()
 
     @property
     def engine(self) -> Engine:
@@ -137,11 +149,14 @@ class Session:
 
     def snapshot_for(self, connection_id: int, query_id: int) -> Snapshot:
         """Return the configuration that a statement sees: as committed when its first rows came."""
+        return self._running(connection_id, query_id).snapshot
+
+    def _running(self, connection_id: int, query_id: int) -> _Running:
         key = (connection_id, query_id)
         with self._lock:
             known = self._statements.get(key)
             if known is None:
-                known = self._statements[key] = self._config.snapshot()
+                known = self._statements[key] = _Running(self._config.snapshot(), Tally(self._clock.now()))
                 if len(self._statements) > _STATEMENTS_KEPT:
                     self._statements.popitem(last=False)
             return known
@@ -169,7 +184,8 @@ class Session:
     def batch(self, connection_id: int, query_id: int) -> Iterator[Batch]:
         """Make the batch of one vector, which an interrupt of its connection cancels from now on."""
         caller = self._callers.get(connection_id, self.caller)
-        batch = Batch(self.gateway, f"{self._id}-{connection_id}-{query_id}", caller)
+        tally = self._running(connection_id, query_id).tally
+        batch = Batch(self.gateway, f"{self._id}-{connection_id}-{query_id}", caller, tally)
         with self._engine.owned(batch, connection_id):
             yield batch
 
@@ -183,6 +199,13 @@ class Session:
             raise CallCancelled("[CANCELLED] KeyboardInterrupt: calls under way were broken off and logged") from None
         finally:
             self._log.flush()
+
+    def report(self, view: str) -> Sequence[Mapping[str, Any]]:
+        """Return the rows of a live view, as of now."""
+        return self._engine.call(self._reporter.report(view))
+
+    def _batches(self) -> Iterable[Batch]:
+        return [work for work in self._engine.works() if isinstance(work, Batch)]
 
     def cancel(self, connection_id: int) -> None:
         """Break off what a connection has under way."""

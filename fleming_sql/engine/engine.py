@@ -112,6 +112,10 @@ class Engine:
                 concurrent.futures.wait([future], STOP_S)
             raise
 
+    def works(self) -> list[Run[Any]]:
+        """Return the work that is under way."""
+        return list(self._runs)
+
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run one coroutine on the loop and return its result."""
         return self._wait(asyncio.run_coroutine_threadsafe(coroutine, self._started()))

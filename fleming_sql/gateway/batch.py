@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from fleming_sql.errors import CallCancelled
 from fleming_sql.gateway.pipeline import Gateway, Outcome
@@ -21,6 +22,15 @@ class RowCall:
     asked: CallInput
 
 
+@dataclass(slots=True)
+class Tally:
+    """What a statement has done so far, over all its vectors."""
+
+    started_at: datetime
+    done: int = 0
+    failed: int = 0
+
+
 class Batch:
     """Runs the calls of one vector on the gateway's event loop.
 
@@ -33,18 +43,30 @@ class Batch:
         gateway: Makes the calls.
         statement_id: Goes into the log.
         caller: On whose behalf.
+        tally: Of the statement.
     """
 
-    def __init__(self, gateway: Gateway, statement_id: str, caller: Caller) -> None:
+    def __init__(self, gateway: Gateway, statement_id: str, caller: Caller, tally: Tally) -> None:
         self._gateway = gateway
+        self.tally = tally
         self._rows: Sequence[RowCall | None] = ()
-        self._statement = Statement(statement_id, caller, statement_id, self._permit, self._rest)
+        self._statement = Statement(statement_id, caller, self._permit, self._rest)
         self._outcomes: list[Outcome | None] = []
         self._waiting: deque[list[int]] = deque()
         self._workers: list[asyncio.Task[None]] = []
         self._sending: set[asyncio.Task[None] | None] = set()
         self._stopped = False
         self._cancelled = False
+
+    @property
+    def statement(self) -> Statement:
+        """On whose behalf the calls are made."""
+        return self._statement
+
+    @property
+    def ahead(self) -> int:
+        """How many calls of this vector have not begun."""
+        return len(self._waiting)
 
     def fill(self, rows: Sequence[RowCall | None]) -> None:
         """Give the rows in their order; None stands for a NULL request, which is no call."""
@@ -73,6 +95,7 @@ class Batch:
 
     async def _run_workers(self) -> None:
         self._waiting.extend(self._groups())
+        self._statement = replace(self._statement, paced=len(self._waiting) > 1)
         self._workers = [asyncio.create_task(self._work()) for _ in range(self._width())]
         for ended in await asyncio.gather(*self._workers, return_exceptions=True):
             if isinstance(ended, BaseException) and not isinstance(ended, asyncio.CancelledError):
@@ -114,6 +137,9 @@ class Batch:
         for position in positions[1:]:
             self._gateway.repeat(row.plan, self._row(position).asked, self._statement, outcome)
             self._outcomes[position] = outcome
+        self.tally.done += len(positions)
+        if outcome.error is not None:
+            self.tally.failed += len(positions)
         if outcome.error is not None and row.plan.options.fail_on_error:
             self._stop()
 

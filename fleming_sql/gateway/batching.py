@@ -157,7 +157,7 @@ def _parts(exchange: Exchange, calls: Sequence[_Waiting]) -> list[Exchange]:
         usage = Usage(input_tokens=tokens[position], output_tokens=None)
         own = replace(answer, content=answer.content[start:end], usage=usage)
         attempts = call.earlier + (exchange.attempts if position == 0 else ())
-        parts.append(Exchange(own, _own_request(call.request), _own_response(own), attempts))
+        parts.append(Exchange(own, exchange.entity, _own_request(call.request), _own_response(own), attempts))
         start = end
     return parts
 

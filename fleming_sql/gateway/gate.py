@@ -1,41 +1,49 @@
-"""How many upstream requests an endpoint has under way, shared fairly between statements."""
+"""How many upstream requests are under way at once, shared fairly between users and their statements."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import Hashable
+
+from fleming_sql.gateway.fairness import FairQueue, Flow
 
 
 class FairGate:
-    """Lets `limit` holders in at once; those who wait get in turn by flow, not by arrival.
-
-    A flow is a statement: with round robin between flows, a single call waits for at most one request of each
-    statement that is ahead of it, not for all rows of a long batch.
+    """Lets `limit` holders in at once; those who wait get in by turns.
 
     Example:
-        >>> await gate.enter("statement 7")
+        >>> await gate.enter(Flow("ada", "statement 7"))
         >>> gate.leave()
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._inside = 0
-        self._flows: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
+        self._waiting = FairQueue[asyncio.Future[None]](asyncio.Future.done)
 
     @property
     def inside(self) -> int:
         """How many are in."""
         return self._inside
 
-    async def enter(self, flow: Hashable) -> None:
-        """Wait for a place and take it."""
-        if self._inside < self.limit and not self._flows:
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return sum(1 for _ in self._waiting)
+
+    def try_enter(self) -> bool:
+        """Take a place if one is free and nobody waits; return whether it was taken."""
+        if self._inside < self.limit and not self._waiting:
             self._inside += 1
+            return True
+        return False
+
+    async def enter(self, flow: Flow) -> None:
+        """Wait for a place and take it."""
+        if self.try_enter():
             return
         place = asyncio.get_running_loop().create_future()
-        self._flows.setdefault(flow, deque()).append(place)
-        self._admit()
+        self._waiting.push(flow, place)
+        self.admit()
         try:
             await place
         except asyncio.CancelledError:
@@ -46,14 +54,12 @@ class FairGate:
     def leave(self) -> None:
         """Give a place back."""
         self._inside -= 1
-        self._admit()
+        self.admit()
 
-    def _admit(self) -> None:
-        while self._inside < self.limit and self._flows:
-            flow, waiting = self._flows.popitem(last=False)
-            place = waiting.popleft()
-            if waiting:
-                self._flows[flow] = waiting
-            if not place.done():
+    def admit(self) -> None:
+        """Let in who waits and has a place; called whenever the limit has grown."""
+        while self._inside < self.limit and self._waiting:
+            place = self._waiting.pop(self._waiting.users()[0])
+            if place is not None:
                 self._inside += 1
                 place.set_result(None)

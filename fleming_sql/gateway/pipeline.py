@@ -1,6 +1,6 @@
-"""The call pipeline: check, reuse, route, attempt, read, log; the same steps for every way of calling.
+"""The call pipeline: the same steps for every way of calling.
 
-    plan (unknown, switched off, broken row?) -> request -> reuse -> place -> route -> attempts -> check -> log
+    permission -> plan (unknown, off, broken row?) -> request -> reuse -> rate limits -> delivery -> check -> log
 
 A call always ends in one record, whatever happened. Nothing here knows of SQL, vectors or threads.
 """
@@ -10,26 +10,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
 from fleming_sql.errors import CallError
-from fleming_sql.gateway.batching import EmbeddingBatcher
-from fleming_sql.gateway.gate import FairGate
+from fleming_sql.gateway.delivery import Delivery
+from fleming_sql.gateway.limiter import Admission, LimitReached, RateLimiter
 from fleming_sql.gateway.plan import CallInput, Plan, Statement
 from fleming_sql.gateway.records import CallInProgress
 from fleming_sql.gateway.reuse import Reusable, ReuseCache
-from fleming_sql.gateway.upstream import Cancelled, Exchange, ExchangeFailed, Target, Upstream
+from fleming_sql.gateway.upstream import Cancelled, Upstream
 from fleming_sql.policies.answers import AnswerMismatch
-from fleming_sql.policies.failures import to_call_error
+from fleming_sql.policies.fallbacks import Tries
 from fleming_sql.policies.parameters import is_reusable
 from fleming_sql.policies.requests import BadRequest, Prompt, read_request
-from fleming_sql.policies.retries import next_delay
-from fleming_sql.policies.routing import choose
+from fleming_sql.policies.tokens import Tokens, UsualAnswer, estimate_tokens, longest_answer
 from fleming_sql.providers import ProviderRegistry
+from fleming_sql.tokenizer import TokenCounter
 from fleming_sql.transport import Transport
-from fleming_sql.types import EMBEDDINGS, CallRecord, Endpoint, ModelRequest, ServedEntity
+from fleming_sql.types import EMBEDDINGS, CallRecord, Endpoint, ModelRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,11 @@ class Gateway:
         self._log = log
         self._clock = clock
         self._transport = transport
-        self._upstream = Upstream(providers, transport, clock)
         self._reuse = ReuseCache(clock.monotonic)
-        self._batcher = EmbeddingBatcher()
-        self._gates: dict[str, FairGate] = {}
+        self._counter = TokenCounter()
+        self._usual_answers: dict[str, UsualAnswer] = {}
+        self.limiter = RateLimiter(clock)
+        self.delivery = Delivery(Upstream(providers, transport, clock), clock)
 
     async def aclose(self) -> None:
         """Close the connections to providers."""
@@ -113,26 +115,84 @@ class Gateway:
         self._log(progress.repeated(outcome.record, outcome.reusable))
 
     async def _call(self, plan: Plan, asked: CallInput, progress: CallInProgress) -> Outcome:
-        refusal = plan.refuse(progress.request_id)
+        refusal = plan.refuse(progress.caller, progress.request_id)
         if refusal:
             raise refusal
         endpoint = plan.endpoint
         assert endpoint is not None  # noqa: S101  a plan without an endpoint refuses
         prompt = self._read(plan, endpoint, asked, progress)
-
-        async def make() -> Reusable:
-            return await self._answer(plan, endpoint, prompt, progress)
-
         # A request given as a STRUCT may bring a temperature of its own.
         reusable = plan.reusable and is_reusable(endpoint.task, prompt.request.parameters)
         if reusable:
-            ttl_s = float(endpoint.cache_ttl_seconds or 0)
-            made, reused = await self._reuse.get_or_call(progress.key, ttl_s, make)
+            made, reused = await self._reused_or_made(plan, endpoint, prompt, progress)
         else:
-            made, reused = await make(), False
+            made, reused = await self._make(plan, endpoint, prompt, progress), False
         value = self._value(plan, prompt, made, reused, progress)
         record = progress.reused(made) if reused else progress.answered(made)
         return Outcome(record, value, reusable=made if reusable else None)
+
+    async def _reused_or_made(
+        self, plan: Plan, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress
+    ) -> tuple[Reusable, bool]:
+        """Return an answer and whether it is another call's."""
+        reuse, ttl_s = self._reuse, float(endpoint.cache_ttl_seconds or 0)
+        while True:
+            found = await reuse.find(progress.key)
+            if found is not None:
+                return found, True
+            admission = await self._admit(endpoint, prompt, progress)
+            if progress.key in reuse:  # another call asked for the same while this one waited
+                _settle(admission, 0, sent=False)
+                continue
+            make = partial(self._make_admitted, plan, endpoint, prompt, progress, admission)
+            return await reuse.lead(progress.key, ttl_s, make), False
+
+    async def _make(self, plan: Plan, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress) -> Reusable:
+        admission = await self._admit(endpoint, prompt, progress)
+        return await self._make_admitted(plan, endpoint, prompt, progress, admission)
+
+    async def _make_admitted(
+        self, plan: Plan, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress, admission: Admission | None
+    ) -> Reusable:
+        """Make the call and settle what was reserved for it with what it came to."""
+        made: Reusable | None = None
+        try:
+            made = await self._answer(plan, endpoint, prompt, progress)
+            return made
+        finally:
+            _settle(admission, progress.used_tokens(made) if admission else 0, sent=progress.sent)
+
+    async def _admit(self, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress) -> Admission | None:
+        """Wait for the rate limits that the caller meets; None where there are none.
+
+        Raises:
+            CallError: A limit has no room and the call may not wait.
+        """
+        needed = progress.access.requirements
+        counts_tokens = any(bound.limit.metric == "tokens" for requirement in needed for bound in requirement)
+        if counts_tokens or endpoint.routing == "least_cost":
+            progress.tokens = self._expected(endpoint, prompt, exact=counts_tokens)
+        if not needed:
+            return None
+        admitting = self.limiter.admit(needed, progress.tokens, progress.flow, paced=progress.paced)
+        try:
+            return await progress.limited(admitting)
+        except LimitReached as reached:
+            raise _limited(endpoint, reached, progress.request_id) from None
+
+    def _expected(self, endpoint: Endpoint, prompt: Prompt, *, exact: bool) -> Tokens:
+        """Return what a call may come to."""
+        model = endpoint.entities[0].model
+        asked = self._counter.count(prompt.request, model) if exact else estimate_tokens(prompt.characters)
+        if endpoint.task == EMBEDDINGS:
+            return Tokens(asked, 0, is_bounded=True)
+        longest = longest_answer({**endpoint.entities[0].parameters, **prompt.request.parameters})
+        if longest is not None:
+            return Tokens(asked, longest, is_bounded=True)
+        return Tokens(asked, self._usual_answer(endpoint).tokens, is_bounded=False)
+
+    def _usual_answer(self, endpoint: Endpoint) -> UsualAnswer:
+        return self._usual_answers.setdefault(endpoint.name, UsualAnswer())
 
     def _read(self, plan: Plan, endpoint: Endpoint, asked: CallInput, progress: CallInProgress) -> Prompt:
         try:
@@ -175,15 +235,13 @@ class Gateway:
 
     async def _answer(self, plan: Plan, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress) -> Reusable:
         """Send until there is an answer in the asked-for format, within one deadline and one budget of attempts."""
-        entity = choose(endpoint.entities, self._clock.random())
-        progress.entity = entity
-        request = self._for_entity(entity, prompt.request)
-        target = Target(endpoint, entity, plan.snapshot.credentials)
-        reason, mismatches = "first", 0
+        request, tries, mismatches = prompt.request, Tries(endpoint), 0
         while True:
-            exchange = await self._attempt(target, request, reason, progress)
+            exchange = await self.delivery.deliver(plan.snapshot, endpoint, request, progress, tries)
+            if exchange.answer.usage.output_tokens is not None:
+                self._usual_answer(endpoint).add(exchange.answer.usage.output_tokens)
             made = Reusable(
-                exchange.answer, progress.request_id, entity.id, exchange.request_body, exchange.response_body
+                exchange.answer, progress.request_id, exchange.entity.id, exchange.request_body, exchange.response_body
             )
             if plan.options.response_format is None:
                 return made
@@ -196,72 +254,30 @@ class Gateway:
                     raise self._mismatched(plan, mismatch, progress) from None
                 progress.spent(exchange.answer)
                 request = _with_correction(request, exchange.answer.content, mismatch)
-                reason = "schema_mismatch"
             else:
                 return made
 
-    def _for_entity(self, entity: ServedEntity, request: ModelRequest) -> ModelRequest:
-        own = self._upstream.provider(entity).own_parameters
-        beneath = {key: value for key, value in entity.parameters.items() if key not in own}
-        return replace(request, parameters={**beneath, **request.parameters}) if beneath else request
 
-    async def _attempt(self, target: Target, request: ModelRequest, reason: str, progress: CallInProgress) -> Exchange:
-        """Send one request, again after failures that may pass."""
-        while True:
-            try:
-                exchange = await self._send(target, request, reason, progress)
-            except ExchangeFailed as error:
-                progress.failed_with(error)
-                delay = next_delay(
-                    retryable=error.failure.retryable,
-                    retry_after_s=error.failure.retry_after_s,
-                    attempts_made=progress.failures,
-                    max_retries=target.endpoint.max_retries,
-                    remaining_s=progress.remaining_s,
-                    chance=self._clock.random(),
-                )
-                told = to_call_error(error.failure, target.entity, progress.request_id, progress.failures)
-                if delay is None:
-                    raise told from None
-                progress.last_error = told
-                await progress.idle(self._clock.sleep(delay))
-                reason = "retry"
-            else:
-                progress.tried(exchange)
-                return exchange
+def _settle(admission: Admission | None, tokens: int, *, sent: bool) -> None:
+    if admission is not None:
+        admission.settle(tokens, sent=sent)
 
-    async def _send(self, target: Target, request: ModelRequest, reason: str, progress: CallInProgress) -> Exchange:
-        flow = progress.flow
 
-        async def send(request: ModelRequest) -> Exchange:
-            gate = self._gate(target.endpoint)
-            await progress.queued(gate.enter(flow))
-            try:
-                progress.permit()
-                return await self._upstream.send(target, request, progress.start_clock(), reason)
-            finally:
-                progress.rest()
-                gate.leave()
-
-        if request.task != EMBEDDINGS:
-            return await send(request)
-        max_inputs = self._upstream.provider(target.entity).max_inputs(target.entity)
-        if max_inputs <= len(request.inputs):
-            return await send(request)
-        progress.permit()
-        progress.start_clock()  # this call's own, whichever call's request carries its inputs
-        key = (flow, target.entity.id, jsontext.dumpb(request.parameters))
-        try:
-            return await self._batcher.call(key, request, max_inputs, send)
-        finally:
-            progress.rest()
-
-    def _gate(self, endpoint: Endpoint) -> FairGate:
-        gate = self._gates.get(endpoint.name)
-        if gate is None:
-            gate = self._gates[endpoint.name] = FairGate(endpoint.max_concurrency)
-        gate.limit = endpoint.max_concurrency
-        return gate
+def _limited(endpoint: Endpoint, reached: LimitReached, request_id: str) -> CallError:
+    condition = "REQUEST_LIMIT_EXCEEDED"
+    limit = reached.bound.limit
+    if reached.wait_s == float("inf"):
+        what = (
+            f"this call may use up to {reached.amount} tokens, more than {reached.bound.describe()} ever leaves: lower "
+            "max_tokens, shorten the request or raise the limit"
+        )
+    else:
+        advice = "raise max_wait_ms" if limit.waits else "set on_exceeded to wait"
+        what = (
+            f"{reached.bound.describe()} is used up: try again in {reached.wait_s:.1f} s, {advice} or raise the limit"
+        )
+    told = f'[{condition}] endpoint "{endpoint.name}": {what} (request id {request_id}, HTTP status 429)'
+    return CallError(condition, told, status=429, code=condition)
 
 
 def _with_correction(request: ModelRequest, answer: Any, mismatch: AnswerMismatch) -> ModelRequest:

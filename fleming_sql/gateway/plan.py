@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from fleming_sql import jsontext
 from fleming_sql.errors import ArgumentError, CallError
+from fleming_sql.gateway.fairness import Flow
+from fleming_sql.policies.access import identify, refuse
 from fleming_sql.policies.answers import AnswerChecker
+from fleming_sql.policies.limits import Requirement, requirements
 from fleming_sql.policies.options import result_type
 from fleming_sql.policies.parameters import is_reusable
 from fleming_sql.types import CUSTOM, EMBEDDINGS, Caller, CallOptions, Endpoint, Snapshot
@@ -26,12 +29,27 @@ class Statement:
 
     id: str
     caller: Caller
-    flow: Hashable
-    """Statements with different flows share an endpoint's places fairly."""
     permit: Callable[[], None]
     """Called before each request is sent; raises CancelledError when the statement sends no more."""
     rest: Callable[[], None]
     """Called when a request is over, answered or not."""
+    paced: bool = True
+    """Whether its calls are many: they go at the pace of the rate limits; a single one takes what room there is."""
+
+    @property
+    def flow(self) -> Flow:
+        """Whose turn its calls take where others wait too."""
+        return Flow(self.caller.user, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What the rules of an endpoint say to one caller."""
+
+    refusal: str | None
+    """Why it may not call."""
+    requirements: tuple[Requirement, ...]
+    """The rate limits that its calls meet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +81,7 @@ class Plan:
     reusable: bool = False
     fingerprint: bytes = b""
     """Of everything but the row that an answer depends on."""
+    _access: dict[Caller, Access] = field(default_factory=dict, compare=False)
 
     @property
     def width(self) -> int:
@@ -79,11 +98,27 @@ class Plan:
             digest.update(asked.file)
         return digest.digest()
 
-    def refuse(self, request_id: str) -> CallError | None:
-        """Return the error that every row of this plan gets, None where calls can be made."""
-        if self.refusal is None:
-            return None
-        condition, text, status, code = self.refusal
+    def access(self, caller: Caller) -> Access:
+        """Return what the endpoint's permissions and rate limits say to a caller."""
+        known = self._access.get(caller)
+        if known is None:
+            snapshot, name = self.snapshot, self.endpoint_name
+            identity = identify(caller, snapshot.principals, snapshot.groups_of)
+            known = self._access[caller] = Access(
+                refuse(name, snapshot.permissions.get(name, ()), identity) if self.endpoint else None,
+                requirements(snapshot.rate_limits.get(name, ()), identity),
+            )
+        return known
+
+    def refuse(self, caller: Caller, request_id: str) -> CallError | None:
+        """Return the error that every row of this plan gets from a caller, None where calls can be made."""
+        refusal = self.refusal  # first: whether a caller may call cannot be said where a row of the rules is wrong
+        if refusal is None:
+            denied = self.access(caller).refusal
+            if denied is None:
+                return None
+            refusal = "PERMISSION_DENIED", denied, 403, "PERMISSION_DENIED"
+        condition, text, status, code = refusal
         return CallError(
             condition,
             f"[{condition}] {text} (request id {request_id}, HTTP status {status})",

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Hashable
+from collections.abc import Awaitable, Coroutine
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from fleming_sql.clock import Clock
 from fleming_sql.errors import CallError
-from fleming_sql.gateway.plan import CallInput, Plan, Statement
+from fleming_sql.gateway.fairness import Flow
+from fleming_sql.gateway.plan import Access, CallInput, Plan, Statement
 from fleming_sql.gateway.reuse import Reusable
 from fleming_sql.gateway.upstream import Cancelled, Exchange, ExchangeFailed
 from fleming_sql.policies.answers import CheckedAnswer
-from fleming_sql.policies.tokens import estimate_tokens
-from fleming_sql.types import Answer, Attempt, CallRecord, ServedEntity, Usage
+from fleming_sql.policies.tokens import Tokens, estimate_tokens
+from fleming_sql.types import Answer, Attempt, Caller, CallRecord, ServedEntity, Usage
+
+T = TypeVar("T")
 
 CANCELLED_STATUS: Final = 499
 """What proxies log when the client goes away before the answer."""
@@ -30,9 +33,9 @@ class CallInProgress:
     """
 
     __slots__ = (
-        "_asked", "_attempts", "_clock", "_deadline", "_idle_s", "_plan", "_queued_s", "_request_body",
+        "_asked", "_attempts", "_clock", "_deadline", "_idle_s", "_limited_s", "_plan", "_queued_s", "_request_body",
         "_response_body", "_spent", "_started", "_started_at", "_statement", "_upstream_ms", "checked", "entity",
-        "failures", "input_characters", "key", "last_error", "request_id", "sent",
+        "failures", "input_characters", "key", "last_error", "request_id", "sent", "tokens",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, asked: CallInput, statement: Statement, clock: Clock) -> None:
@@ -46,6 +49,7 @@ class CallInProgress:
         self._deadline: float | None = None
         self._queued_s = 0.0
         self._idle_s = 0.0
+        self._limited_s = 0.0
         self._upstream_ms = 0.0
         self._attempts: list[Attempt] = []
         self._request_body: str | None = None
@@ -58,6 +62,7 @@ class CallInProgress:
         self.checked: CheckedAnswer | None = None
         self.entity: ServedEntity | None = None
         self.input_characters = 0
+        self.tokens = Tokens(0, 0, is_bounded=False)
 
     def permit(self) -> None:
         """Ask the statement whether a request may go out, and take down that it did.
@@ -80,9 +85,29 @@ class CallInProgress:
         return self.remaining_s
 
     @property
-    def flow(self) -> Hashable:
-        """Whose turn it is when the endpoint's places are shared out."""
+    def flow(self) -> Flow:
+        """Whose turn the call takes where others wait too."""
         return self._statement.flow
+
+    @property
+    def caller(self) -> Caller:
+        """On whose behalf the call is made."""
+        return self._statement.caller
+
+    @property
+    def paced(self) -> bool:
+        """Whether the call is one of many."""
+        return self._statement.paced
+
+    @property
+    def access(self) -> Access:
+        """What the endpoint's rules say to the caller."""
+        return self._plan.access(self._statement.caller)
+
+    def label(self, key: str | None) -> str:
+        """Return the value of a key of `usageContext`, the requester without one."""
+        found = self._asked.usage_context.get(key) if key is not None else None
+        return self._statement.caller.user if found is None else found
 
     @property
     def remaining_s(self) -> float:
@@ -97,6 +122,16 @@ class CallInProgress:
         self._queued_s += took
         if self._deadline is not None:
             self._deadline += took
+
+    async def limited(self, waiting: Awaitable[T]) -> T:
+        """Wait for the rate limits; it counts as queued."""
+        began = self._clock.monotonic()
+        try:
+            return await waiting
+        finally:
+            took = self._clock.monotonic() - began
+            self._limited_s += took
+            self._queued_s += took
 
     async def idle(self, waiting: Awaitable[None]) -> None:
         """Wait between attempts; the time counts against the deadline, but is not overhead."""
@@ -124,6 +159,12 @@ class CallInProgress:
         if not reused:
             self._spent.append(made.answer)
         self._request_body, self._response_body = made.request_body, made.response_body
+
+    def used_tokens(self, made: Reusable | None) -> int:
+        """Return the tokens of all answers that came, estimated where the provider did not say."""
+        answers = [*self._spent, made.answer] if made is not None else self._spent
+        used = [self._with_estimates(answer) for answer in answers]
+        return sum((usage.input_tokens or 0) + (usage.output_tokens or 0) for usage in used)
 
     def answered(self, made: Reusable) -> CallRecord:
         """Return the record of a call that its own request answered."""
@@ -210,6 +251,7 @@ class CallInProgress:
             status_code=status,
             execution_duration_ms=(total_s - self._queued_s) * 1000,
             queue_ms=self._queued_s * 1000,
+            limit_wait_ms=self._limited_s * 1000,
             overhead_us=max(0.0, total_s - waited_s) * 1e6,
             input_character_count=self.input_characters,
             attempts=tuple(
@@ -223,7 +265,8 @@ class CallInProgress:
     def _count(self, record: CallRecord) -> CallRecord:
         """Add up the tokens of all answers that came for this call, estimating what the provider did not say."""
         for answer in self._spent:
-            usage = self._with_estimates(answer, record)
+            usage = self._with_estimates(answer)
+            record.tokens_estimated = record.tokens_estimated or usage is not answer.usage
             record.input_token_count = _plus(record.input_token_count, usage.input_tokens)
             record.output_token_count = _plus(record.output_token_count, usage.output_tokens)
             record.cached_input_token_count = _plus(record.cached_input_token_count, usage.cached_input_tokens)
@@ -231,12 +274,12 @@ class CallInProgress:
             record.output_character_count += _characters(answer)
         return record
 
-    def _with_estimates(self, answer: Answer, record: CallRecord) -> Usage:
+    def _with_estimates(self, answer: Answer) -> Usage:
+        """Return the tokens of an answer; the provider's own object where it counted them all."""
         usage = answer.usage
         is_text = isinstance(answer.content, str)
         if usage.input_tokens is not None and (usage.output_tokens is not None or not is_text):
             return usage
-        record.tokens_estimated = True
         return Usage(
             input_tokens=estimate_tokens(self.input_characters) if usage.input_tokens is None else usage.input_tokens,
             output_tokens=(

@@ -51,29 +51,33 @@ class ReuseCache:
         self._kept.move_to_end(key)
         return found
 
-    async def get_or_call(
-        self, key: bytes, ttl_s: float, call: Callable[[], Awaitable[Reusable]]
-    ) -> tuple[Reusable, bool]:
-        """Return the answer for `key` and whether it was reused.
+    def __contains__(self, key: bytes) -> bool:
+        """Return whether an answer is kept or on its way."""
+        return key in self._under_way or self.get(key) is not None
 
-        The first caller makes the call; callers who come while it is under way get its answer, or its error.
-        If it is cancelled, one of them makes the call instead.
+    async def find(self, key: bytes) -> Reusable | None:
+        """Return the answer that is kept or on its way, None where there is neither.
+
+        Raises:
+            CallError: The call that was on its way failed.
         """
         while True:
             found = self.get(key)
-            if found is not None:
-                return found, True
             under_way = self._under_way.get(key)
-            if under_way is None:
-                return await self._lead(key, ttl_s, call), False
+            if found is not None or under_way is None:
+                return found
             try:
-                return await asyncio.shield(under_way), True
+                return await asyncio.shield(under_way)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if not under_way.cancelled() or (task and task.cancelling()):
                     raise  # this caller was cancelled too, not only the one it waited for
 
-    async def _lead(self, key: bytes, ttl_s: float, call: Callable[[], Awaitable[Reusable]]) -> Reusable:
+    async def lead(self, key: bytes, ttl_s: float, call: Callable[[], Awaitable[Reusable]]) -> Reusable:
+        """Make the call for `key`; those who look for it meanwhile get its answer, or its error.
+
+        If it is cancelled, one of them makes the call instead.
+        """
         under_way = self._under_way[key] = asyncio.get_running_loop().create_future()
         try:
             made = await call()

@@ -15,7 +15,7 @@ from fleming_sql.clock import Clock
 from fleming_sql.credentials import CredentialResolver, secret_reference
 from fleming_sql.errors import CredentialError
 from fleming_sql.policies.failures import Failure, code_of, shorten
-from fleming_sql.policies.retries import RETRIED_STATUSES, read_retry_after
+from fleming_sql.policies.retries import read_retry_after
 from fleming_sql.providers import BadAnswer, BadProviderRequest, Provider, ProviderRegistry
 from fleming_sql.transport import HttpReply, HttpRequest, Transport, TransportFailed
 from fleming_sql.transport.over_httpx import HttpxTransport
@@ -26,6 +26,7 @@ from fleming_sql.types import (
     Endpoint,
     ModelRequest,
     OutgoingRequest,
+    Refusal,
     Secret,
     ServedEntity,
 )
@@ -42,6 +43,8 @@ class Exchange:
     """A request that was answered."""
 
     answer: Answer
+    entity: ServedEntity
+    """Who answered."""
     request_body: str
     response_body: str
     attempts: tuple[Attempt, ...]
@@ -182,7 +185,7 @@ class _OneExchange:
             raise self._failed("timeout", f"no whole answer came within {timeout_s:.1f} s") from None
         except TransportFailed as error:
             self._status = error.status
-            raise self._failed(error.kind, error.message, retryable=error.kind == "connect") from None
+            raise self._failed(error.kind, error.message) from None
         except asyncio.CancelledError:
             raise Cancelled((self._attempt("CANCELLED", "the call was cancelled"),), self._request_body) from None
         except Exception as error:  # noqa: BLE001  a transport of the user's may raise anything; its text may hold the key
@@ -222,10 +225,11 @@ class _OneExchange:
         try:
             answer = provider.decode(self._request, payload)
         except BadAnswer as error:
-            raise self._failed("answer", f"{error}; the answer begins {self._beginning()}") from None
+            raise self._failed("answer", f"{error}; the answer begins {self._beginning()}", error.refusal) from None
         except Exception as error:  # noqa: BLE001  whatever a model sends must end in a logged failure of its row
             raise self._failed("answer", f"the answer cannot be read ({type(error).__name__})") from None
-        return Exchange(answer, self._request_body, self._response_body or "", (self._attempt(None, None),))
+        attempts = (self._attempt(None, None),)
+        return Exchange(answer, self._target.entity, self._request_body, self._response_body or "", attempts)
 
     def _refused(self, provider: Provider, reply: HttpReply, payload: Any) -> ExchangeFailed:
         told = (self._response_body or "")[:_MAX_READ_ERROR] if payload is None else payload
@@ -236,12 +240,12 @@ class _OneExchange:
                 shorten(message),
                 status=reply.status,
                 retry_after_s=read_retry_after(reply.headers, self._clock.now()),
-                retryable=reply.status in RETRIED_STATUSES,
+                refusal=provider.read_refusal(reply.status, told),
             )
         )
 
-    def _failed(self, kind: Any, message: str, *, retryable: bool = False) -> ExchangeFailed:
-        return self._fail_with(Failure(kind, shorten(self._clean(message)), status=self._status, retryable=retryable))
+    def _failed(self, kind: Any, message: str, refusal: Refusal | None = None) -> ExchangeFailed:
+        return self._fail_with(Failure(kind, shorten(self._clean(message)), status=self._status, refusal=refusal))
 
     def _fail_with(self, failure: Failure) -> ExchangeFailed:
         attempt = self._attempt(code_of(failure), failure.message)

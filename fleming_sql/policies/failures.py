@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from fleming_sql.errors import CallError
-from fleming_sql.types import ServedEntity
+from fleming_sql.policies.retries import RETRIED_STATUSES
+from fleming_sql.types import Refusal, ServedEntity
 
 Kind = Literal[
     "status",  # the provider answered with an error status
@@ -34,8 +35,8 @@ class Failure:
     status: int = 0
     """HTTP status; 0 where none arrived."""
     retry_after_s: float | None = None
-    retryable: bool = False
-    """Whether it may pass, and the request was surely not answered, hence not billed."""
+    refusal: Refusal | None = None
+    """Why the model will not answer, where it says so and another one might."""
 
 
 _CODES: Final[Mapping[int, str]] = MappingProxyType(
@@ -73,7 +74,8 @@ _KINDS: Final[Mapping[str, tuple[str, str, int, str]]] = MappingProxyType(
             "AI_FUNCTION_HTTP_REQUEST_ERROR",
             "CONNECTION_LOST",
             502,
-            "it is not sent again by itself, since it may have been billed; run the statement again",
+            "it may have been billed, so it is not sent to the same served entity again: run the statement again, or "
+            "set fleming.endpoints.retry_on_timeout",
         ),
         "answer": (
             "AI_FUNCTION_INVALID_HTTP_RESPONSE",
@@ -139,7 +141,7 @@ def _told(status: int, message: str, attempts: int, condition: str) -> str:
 
 
 def _for_status(failure: Failure, entity: ServedEntity, attempts: int) -> tuple[str, int, str]:
-    retried = failure.retryable and attempts > 1
+    retried = failure.status in RETRIED_STATUSES and attempts > 1
     condition = "REMOTE_FUNCTION_HTTP_RETRY_TIMEOUT" if retried else "REMOTE_FUNCTION_HTTP_FAILED_ERROR"
     return condition, failure.status, _advice(failure.status, entity)
 

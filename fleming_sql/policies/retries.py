@@ -1,4 +1,4 @@
-"""Again, or give up; and when.
+"""When to try again.
 
 Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 """
@@ -15,34 +15,18 @@ CAP_S: Final = 20.0
 RETRIED_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 
 
-def next_delay(
-    *,
-    retryable: bool,
-    retry_after_s: float | None,
-    attempts_made: int,
-    max_retries: int,
-    remaining_s: float,
-    chance: float,
-) -> float | None:
-    """Return the seconds to wait before the next attempt, None to give up.
+def backoff(attempts_made: int, chance: float) -> float:
+    """Return the seconds to wait before the next attempt.
 
     Args:
-        retryable: Whether the failure is of a kind that may pass and was not billed.
-        retry_after_s: What the provider asked for, if it did.
         attempts_made: Attempts so far, at least 1.
-        max_retries: Further attempts allowed after the first.
-        remaining_s: Time left for the whole call.
         chance: A number in [0, 1), the jitter.
 
     Example:
-        >>> next_delay(retryable=True, retry_after_s=2.0, attempts_made=1, max_retries=4, remaining_s=60, chance=0.5)
-        2.0
+        >>> backoff(3, 0.5)
+        1.0
     """
-    if not retryable or attempts_made > max_retries:
-        return None
-    backoff = chance * min(CAP_S, BASE_S * 2.0 ** (attempts_made - 1))
-    delay = backoff if retry_after_s is None else max(retry_after_s, 0.0)
-    return delay if delay < remaining_s else None
+    return chance * min(CAP_S, BASE_S * 2.0 ** (attempts_made - 1))
 
 
 def read_retry_after(headers: Mapping[str, str], now: datetime) -> float | None:

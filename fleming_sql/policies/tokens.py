@@ -2,7 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+FIRST_GUESS: Final = 256
+"""Tokens of an answer of which nothing is known yet."""
+_LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a call may come to."""
+
+    prompt: int
+    answer: int
+    """The longest answer that the call allows, else the usual one."""
+    is_bounded: bool
+    """Whether the call says how long an answer may be."""
+
+    def within(self, limit: int) -> int:
+        """Return how much of a limit to reserve: a guess is not worth refusing a call that may fit."""
+        sure = self.prompt + (self.answer if self.is_bounded else 0)
+        return min(self.prompt + self.answer, max(sure, limit))
+
+
+def longest_answer(parameters: Mapping[str, Any]) -> int | None:
+    """Return how many tokens the parameters of a request allow all its answers together, None without a bound.
+
+    Example:
+        >>> longest_answer({"max_tokens": 100, "n": 2})
+        200
+    """
+    for name in _LIMITS:
+        bound = parameters.get(name)
+        if isinstance(bound, int) and bound > 0:
+            answers = parameters.get("n")
+            return bound * (answers if isinstance(answers, int) and answers > 0 else 1)
+    return None
+
+
+class UsualAnswer:
+    """How long answers have been of late, in tokens: a moving average over about twenty.
+
+    Example:
+        >>> usual = UsualAnswer()
+        >>> usual.add(100)
+        >>> usual.tokens
+        100
+    """
+
+    _WEIGHT: Final = 0.1
+
+    def __init__(self) -> None:
+        self._mean: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        """What to expect of the next."""
+        return FIRST_GUESS if self._mean is None else round(self._mean)
+
+    def add(self, tokens: int) -> None:
+        """Count an answer."""
+        self._mean = tokens if self._mean is None else self._mean + self._WEIGHT * (tokens - self._mean)
 
 
 def estimate_tokens(characters: int) -> int:

@@ -111,10 +111,15 @@ def _tool_input(blocks: list[dict[str, Any]]) -> str | None:
 
 def _text(blocks: list[dict[str, Any]], reason: Any) -> str:
     texts = [block["text"] for block in blocks if block.get("type") == "text" and "text" in block]
-    if texts and all(isinstance(text, str) for text in texts):
-        return "".join(texts)
+    text = "".join(texts) if texts and all(isinstance(text, str) for text in texts) else None
+    if text:
+        return text
     if reason == "refusal":
-        raise BadAnswer("the model refused: stop_reason refusal")
+        raise BadAnswer("the model refused: stop_reason refusal", refusal="content_policy")
+    if reason == "model_context_window_exceeded":
+        raise BadAnswer(f"the model has no room to answer: stop_reason {reason}", refusal="context_window")
+    if text is not None:
+        return text
     kinds = ", ".join(str(block.get("type")) for block in blocks) or "no blocks"
     raise BadAnswer(f"content has no block of type text ({kinds}), stop_reason {reason}")
 

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Final
 
 import httpx
 
-from fleming_sql.types import Answer, ModelRequest, OutgoingRequest, Secret, ServedEntity, Usage
+from fleming_sql.providers.refusals import read_refusal
+from fleming_sql.types import Answer, ModelRequest, OutgoingRequest, Refusal, Secret, ServedEntity, Usage
 
 MAX_TOKENS: Final = 10**12
 """A count beyond it is no count; the gateway estimates instead."""
@@ -21,11 +22,16 @@ _MESSAGE_KEYS: Final = ("error", "message", "detail", "msg", "error_message", "e
 
 
 class BadAnswer(Exception):
-    """The provider's answer is not in its own wire format.
+    """The provider's answer is not in its own wire format, or has no content.
 
     Args:
         message: What is missing or wrong, naming the field.
+        refusal: Why the model gave no content, where it said so: another model might.
     """
+
+    def __init__(self, message: str, *, refusal: Refusal | None = None) -> None:
+        super().__init__(message)
+        self.refusal = refusal
 
 
 class BadProviderRequest(Exception):
@@ -104,6 +110,15 @@ class Provider(ABC):
     def read_error(self, payload: Any) -> str:
         """Return the message inside an error answer; `payload` is parsed JSON, or text if it is none."""
         return find_error_message(payload)
+
+    def read_refusal(self, status: int, payload: Any) -> Refusal | None:
+        """Return what an error answer refuses, where another model might not; None for any other error.
+
+        Args:
+            status: HTTP status.
+            payload: The answer, parsed JSON or text if it is none.
+        """
+        return read_refusal(status, payload)
 
     def max_inputs(self, entity: ServedEntity) -> int:
         """Return how many embedding inputs one request may carry; 1 means that they are sent one by one."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from fleming_sql.providers.base import BadAnswer, find_error_message
+from fleming_sql.providers.refusals import read_refusal
+from fleming_sql.types import Refusal
+
+_FILTERED: Final = "content_filter"
 
 
 def read_chat(payload: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -24,16 +28,13 @@ def read_chat(payload: Mapping[str, Any]) -> tuple[str, str | None]:
     if not isinstance(message, dict):
         raise BadAnswer(f"choices[0].message is {_kind(choice, 'message')}, finish_reason {reason}")
     content = message.get("content")
-    if isinstance(content, str):
-        return content, reason
-    refusal = message.get("refusal")
-    if isinstance(content, list):
-        texts = [part["text"] for part in content if _is_text(part)]
-        if texts:
-            return "".join(texts), reason
-        refusal = refusal or next((_refusal(part) for part in content if _refusal(part)), None)
+    text = _text(content)
+    refusal = message.get("refusal") or _refusal(content)
+    if text or (text is not None and not refusal and reason != _FILTERED):
+        return text, reason
     if refusal:
-        raise BadAnswer(f"the model refused: {refusal}")
+        raise BadAnswer(f"the model refused: {refusal}", refusal="content_policy")
+    _check_filter(reason)
     if isinstance(content, list):
         raise BadAnswer(f"choices[0].message.content has no part of type text, finish_reason {reason}")
     raise BadAnswer(f"choices[0].message.content is {_kind(message, 'content')}, finish_reason {reason}")
@@ -47,6 +48,8 @@ def read_completion(payload: Mapping[str, Any]) -> tuple[str, str | None]:
     """
     choice = _first_choice(payload)
     text = choice.get("text")
+    if not text:
+        _check_filter(_finish_reason(choice))
     if not isinstance(text, str):
         raise BadAnswer(f"choices[0].text is {_kind(choice, 'text')}, finish_reason {_finish_reason(choice)}")
     return text, _finish_reason(choice)
@@ -88,9 +91,9 @@ def _vector(value: Any, position: int) -> list[float]:
 def _first_choice(payload: Mapping[str, Any]) -> Mapping[str, Any]:
     choices = payload.get("choices")
     if not isinstance(choices, list):
-        raise BadAnswer(f"choices is {_kind(payload, 'choices')}{_error_in(payload)}")
+        raise BadAnswer(f"choices is {_kind(payload, 'choices')}{_error_in(payload)}", refusal=_refused(payload))
     if not choices:
-        raise BadAnswer(f"choices is empty{_error_in(payload)}")
+        raise BadAnswer(f"choices is empty{_error_in(payload)}", refusal=_refused(payload))
     if not isinstance(choices[0], dict):
         raise BadAnswer("choices[0] is not an object")
     return choices[0]
@@ -101,9 +104,29 @@ def _error_in(payload: Mapping[str, Any]) -> str:
     return f"; the server says: {find_error_message(payload['error'])}" if payload.get("error") else ""
 
 
+def _refused(payload: Mapping[str, Any]) -> Refusal | None:
+    """Return what such a server refuses; it puts the status that it means into the error, as OpenRouter does."""
+    error = payload.get("error")
+    code = error.get("code") if isinstance(error, dict) else None
+    return read_refusal(code if isinstance(code, int) else 400, payload) if error else None
+
+
 def _finish_reason(choice: Mapping[str, Any]) -> str | None:
     reason = choice.get("finish_reason")
     return reason if isinstance(reason, str) else None
+
+
+def _check_filter(reason: str | None) -> None:
+    """Raise where an answer without content was filtered, as Azure OpenAI does with what a model wrote."""
+    if reason == _FILTERED:
+        raise BadAnswer("the answer was filtered: finish_reason content_filter", refusal="content_policy")
+
+
+def _text(content: Any) -> str | None:
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None
+    texts = [part["text"] for part in content if _is_text(part)]
+    return "".join(texts) if texts else None
 
 
 def _is_text(part: Any) -> bool:
@@ -114,8 +137,10 @@ def _is_text(part: Any) -> bool:
     )
 
 
-def _refusal(part: Any) -> Any:
-    return part.get("refusal") if isinstance(part, dict) else None
+def _refusal(content: Any) -> Any:
+    """Return the first refusal among the parts of a content, None without any."""
+    parts = content if isinstance(content, list) else []
+    return next((part["refusal"] for part in parts if isinstance(part, dict) and part.get("refusal")), None)
 
 
 def _kind(source: Mapping[str, Any], key: str) -> str:

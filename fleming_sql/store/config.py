@@ -14,19 +14,29 @@ from uuid import uuid4
 import duckdb
 import orjson
 
+from fleming_sql.store.rules import read_rules
 from fleming_sql.types import CUSTOM, Credential, Endpoint, ServedEntity, Snapshot, Task
 
-# One statement, because each costs its own 0.2 ms; a row's hash covers all its columns.
-_FINGERPRINT: Final = """
-select 'endpoints', hash(t) from endpoints as t
-union all
-select 'served_entities', hash(t) from served_entities as t
-union all
-select 'credentials', hash(t) from credentials as t
-"""
+_TABLES: Final = (
+    "endpoints",
+    "served_entities",
+    "credentials",
+    "principals",
+    "group_members",
+    "permissions",
+    "rate_limits",
+    "model_prices",
+)
+# One statement, because each costs its own 0.2 ms; a row's hash covers all its columns, and rows may stand twice.
+_FINGERPRINT: Final = " union all ".join(
+    f"select '{table}', hash(t), count(*) from {table} as t group by all"  # noqa: S608  own names
+    for table in _TABLES
+)
 _ENDPOINT_COLUMNS: Final = (
     "name, task, enabled, payload_logging, usage_tracking, cache_ttl_seconds, max_concurrency, timeout_ms, "
-    "connect_timeout_ms, max_retries, max_response_bytes, max_logged_bytes, default_parameters"
+    "connect_timeout_ms, max_retries, max_response_bytes, max_logged_bytes, default_parameters, fallback_enabled, "
+    "fallback_on, retry_on_timeout, attempt_timeout_ms, hedge_after_ms, hedge_percentile, routing, sticky_key, "
+    "adaptive_concurrency, breaker_failure_share, breaker_min_calls, breaker_window_ms, breaker_open_ms"
 )
 _ENTITY_COLUMNS: Final = (
     "endpoint, name, provider, model, base_url, credential, traffic_percentage, position, parameters, provider_config"
@@ -36,8 +46,7 @@ select
     endpoint,
     problem || ': ' || remedy || ' (table fleming.' || table_name || ', row ' || row_key
         || coalesce(', column ' || column_name, '') || ')'
-from config_problems
-where endpoint is not null
+from config_problem_endpoints
 """
 _VERSIONS: Final = """
 select endpoint_name, endpoint_config_version, config_fingerprint, served_entity_name, served_entity_id
@@ -72,7 +81,7 @@ class ConfigReader:
         self._user = user
         self._lock = threading.Lock()
         self._fingerprint: frozenset[tuple[Any, ...]] | None = None
-        self._snapshot = Snapshot({}, {})
+        self._snapshot = Snapshot()
         self._unreadable: list[tuple[str, str]] = []
 
     def snapshot(self) -> Snapshot:
@@ -131,6 +140,7 @@ class ConfigReader:
             )
             problems = self._problems()
             credentials = self._rows("select name, source, reference from credentials")
+            rules = read_rules(self._rows)
             self._cursor.execute("commit")
         except BaseException:
             self._cursor.execute("rollback")
@@ -138,6 +148,11 @@ class ConfigReader:
         return Snapshot(
             {name: replace(e, problems=tuple(problems[name])) for name, e in endpoints.items()},
             {name: Credential(name, source, reference) for name, source, reference in credentials},
+            rules.permissions,
+            rules.rate_limits,
+            rules.principals,
+            rules.groups_of,
+            rules.prices,
         )
 
     def _entities(self) -> Mapping[str, tuple[ServedEntity, ...]]:
@@ -151,6 +166,7 @@ class ConfigReader:
 
     def _endpoint(self, row: dict[str, Any], entities: Mapping[str, tuple[ServedEntity, ...]]) -> Endpoint:
         name = row["name"]
+        row["fallback_on"] = tuple(row["fallback_on"])
         row["default_parameters"] = self._mapping(row, "default_parameters", name, f"endpoints, row {name}")
         return Endpoint(**row, version=0, entities=entities.get(name, ()), problems=())
 

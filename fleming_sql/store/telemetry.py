@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final
+from types import UnionType
+from typing import Any, Final, get_args, get_type_hints
 
 import duckdb
 import pyarrow as pa
@@ -31,31 +32,29 @@ _UNWRITABLE: Final = (
     duckdb.InvalidInputException,
     duckdb.OutOfRangeException,
 )
-_TYPES: Final[dict[str, pa.DataType]] = {
-    "request_time": pa.timestamp("us"),
-    "usage_context": pa.map_(pa.string(), pa.string()),
-    "config_version": pa.int32(),
-    "payload_logging": pa.bool_(),
-    "usage_tracking": pa.bool_(),
-    "cache_hit": pa.bool_(),
-    "tokens_estimated": pa.bool_(),
-    "request_streaming": pa.bool_(),
-    "status_code": pa.int32(),
-    "execution_duration_ms": pa.float64(),
-    "queue_ms": pa.float64(),
-    "overhead_us": pa.float64(),
-    "logging_error_codes": pa.list_(pa.string()),
-    "input_token_count": pa.int64(),
-    "output_token_count": pa.int64(),
-    "cached_input_token_count": pa.int64(),
-    "reasoning_token_count": pa.int64(),
-    "input_character_count": pa.int64(),
-    "output_character_count": pa.int64(),
-    # attempts
-    "started_at": pa.timestamp("us"),
-    "duration_ms": pa.float64(),
-    "inputs": pa.int32(),
+_ARROW: Final[dict[Any, pa.DataType]] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    datetime: pa.timestamp("us"),
+    tuple[str, ...]: pa.list_(pa.string()),
+    Mapping[str, str]: pa.map_(pa.string(), pa.string()),
 }
+
+
+def _arrow_types(of: type) -> dict[str, pa.DataType]:
+    """Return the Arrow type of each field that is a value; DuckDB casts it to that of the column."""
+    hints = {name: _without_none(hint) for name, hint in get_type_hints(of).items()}
+    return {name: _ARROW[hint] for name, hint in hints.items() if hint in _ARROW}
+
+
+def _without_none(hint: Any) -> Any:
+    options = [option for option in get_args(hint) if option is not type(None)]
+    return options[0] if isinstance(hint, UnionType) and len(options) == 1 else hint
+
+
+_TYPES: Final = _arrow_types(CallRecord) | _arrow_types(Attempt)
 _CALL_COLUMNS: Final = tuple(field.name for field in fields(CallRecord))
 _ATTEMPT_COLUMNS: Final = tuple(field.name for field in fields(Attempt))
 _call_values: Final[Callable[[CallRecord], tuple[Any, ...]]] = attrgetter(*_CALL_COLUMNS)
@@ -191,7 +190,7 @@ def _table(records: Sequence[CallRecord]) -> pa.Table:
 
 
 def _array(name: str, values: Sequence[Any]) -> pa.Array[Any]:
-    kind = _TYPES.get(name, pa.string())
+    kind = _TYPES[name]
     if pa.types.is_map(kind):
         values = [list(value.items()) for value in values]
     return pa.array(values, kind)

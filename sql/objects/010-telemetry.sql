@@ -19,6 +19,7 @@ select
     cache_hit,
     reused_request_id,
     queue_ms,
+    limit_wait_ms,
     overhead_us,
     len(attempts)::integer as attempts,
     request_hash,
@@ -30,49 +31,73 @@ comment on view serving.inference is 'One row per call, denied and failed ones t
 
 -- one row per upstream request; a call that was answered from the cache has none
 create or replace view serving.attempts as
+with requests as (
+    select
+        databricks_request_id,
+        endpoint_name,
+        unnest(attempts) as attempt,
+        generate_subscripts(attempts, 1) as number,
+        attempts
+    from serving.calls
+)
 select
-    c.databricks_request_id,
-    a.unnest.attempt_id as attempt_id,
-    c.endpoint_name,
-    a.unnest.served_entity_id as served_entity_id,
-    a.unnest.served_entity_name as served_entity_name,
-    a.unnest.started_at as started_at,
-    a.unnest.duration_ms as duration_ms,
-    a.unnest.status_code as status_code,
-    a.unnest.error_code as error_code,
-    a.unnest.error_message as error_message,
-    a.unnest.reason as reason,
-    a.unnest.inputs as inputs
-from serving.calls as c, unnest(c.attempts) as a;
+    databricks_request_id,
+    attempt.attempt_id as attempt_id,
+    endpoint_name,
+    attempt.served_entity_id as served_entity_id,
+    attempt.served_entity_name as served_entity_name,
+    attempt.started_at as started_at,
+    attempt.duration_ms as duration_ms,
+    attempt.status_code as status_code,
+    attempt.error_code as error_code,
+    attempt.error_message as error_message,
+    attempt.reason as reason,
+    if(number > 1, attempts[number - 1].error_code, null) as after_error_code,
+    attempt.inputs as inputs,
+    number::integer as attempt_number
+from requests;
 
-comment on view serving.attempts is 'One row per upstream request: entity, status (0 where no answer came), error, duration, and why it was made (first, retry, schema_mismatch). A request that carried the inputs of several embedding calls stands with the first of them';
+comment on view serving.attempts is 'One row per upstream request: entity, status (0 where no answer came), error, duration, why it was made and after which failure. A request that carried the inputs of several embedding calls stands with the first of them';
 
 -- one row per call that usage tracking covers
 create or replace view serving.endpoint_usage as
 select
-    databricks_request_id,
-    client_request_id,
-    requester,
-    status_code,
-    request_time,
-    coalesce(input_token_count, 0) as input_token_count,
-    coalesce(output_token_count, 0) as output_token_count,
-    input_character_count,
-    output_character_count,
-    cached_input_token_count,
-    reasoning_token_count,
-    usage_context,
-    request_streaming,
-    served_entity_id,
-    endpoint_name,
-    cache_hit,
-    if(cache_hit, 0, null)::double as cost_usd,
-    tokens_estimated,
-    statement_id
-from serving.calls
-where usage_tracking;
+    c.databricks_request_id,
+    c.client_request_id,
+    c.requester,
+    c.status_code,
+    c.request_time,
+    coalesce(c.input_token_count, 0) as input_token_count,
+    coalesce(c.output_token_count, 0) as output_token_count,
+    c.input_character_count,
+    c.output_character_count,
+    c.cached_input_token_count,
+    c.reasoning_token_count,
+    c.usage_context,
+    c.request_streaming,
+    c.served_entity_id,
+    c.endpoint_name,
+    c.cache_hit,
+    if(
+        c.cache_hit,
+        0,
+        (
+            (coalesce(c.input_token_count, 0) - coalesce(c.cached_input_token_count, 0)) * p.input_per_million
+            + coalesce(c.cached_input_token_count, 0) * coalesce(p.cached_input_per_million, p.input_per_million)
+            + coalesce(c.output_token_count, 0) * p.output_per_million
+        ) / 1e6
+    )::double as cost_usd,
+    c.tokens_estimated,
+    c.statement_id
+from serving.calls as c
+left join serving.served_entities as s on s.served_entity_id = c.served_entity_id
+asof left join main.model_prices as p
+    on p.provider = s.external_model_config.provider
+    and p.model = s.entity_name
+    and p.valid_from <= c.request_time
+where c.usage_tracking;
 
-comment on view serving.endpoint_usage is 'One row per call: tokens, characters, the caller''s usageContext. cost_usd is NULL where the price is not known, 0 for answers that were reused';
+comment on view serving.endpoint_usage is 'One row per call: tokens, characters, the caller''s usageContext. cost_usd is NULL where model_prices has no price, 0 for answers that were reused';
 
 comment on column serving.inference.databricks_request_id is 'Id of the call, given by the gateway';
 comment on column serving.inference.client_request_id is 'Id given by the caller';
@@ -91,7 +116,8 @@ comment on column serving.inference.error_code is 'Short code of the failure; NU
 comment on column serving.inference.error_message is 'What the caller was told';
 comment on column serving.inference.cache_hit is 'Whether the answer is that of another, identical call';
 comment on column serving.inference.reused_request_id is 'The call whose answer this is';
-comment on column serving.inference.queue_ms is 'Waited for other statements to leave a place at the endpoint';
+comment on column serving.inference.queue_ms is 'Waited before requests: for the rate limits and for a place at the endpoint and its served entity';
+comment on column serving.inference.limit_wait_ms is 'Part of queue_ms: waited for the rate limits';
 comment on column serving.inference.overhead_us is 'Spent in the gateway itself: neither queued, nor waiting for the provider or for a retry';
 comment on column serving.inference.attempts is 'Upstream requests made';
 comment on column serving.inference.request_hash is 'Equal for calls that may share an answer';
@@ -108,7 +134,9 @@ comment on column serving.attempts.duration_ms is 'Until the whole answer was th
 comment on column serving.attempts.status_code is 'HTTP status; 0 where none came';
 comment on column serving.attempts.error_code is 'Short code of the failure; NULL for success';
 comment on column serving.attempts.error_message is 'What the provider or the network said';
-comment on column serving.attempts.reason is 'first, retry, or schema_mismatch where the answer before did not fit';
+comment on column serving.attempts.reason is 'first, retry (the same entity), fallback (another one), hedge (beside one that takes long), or schema_mismatch where the answer before did not fit';
+comment on column serving.attempts.after_error_code is 'Error of the attempt before, which led to this one';
+comment on column serving.attempts.attempt_number is 'Counts the requests of the call, from 1';
 comment on column serving.attempts.inputs is 'Inputs it carried; more than 1 where embedding calls shared it';
 
 comment on column serving.endpoint_usage.databricks_request_id is 'Id of the call, as in inference';
@@ -127,6 +155,6 @@ comment on column serving.endpoint_usage.request_streaming is 'Whether the answe
 comment on column serving.endpoint_usage.served_entity_id is 'Version of the entity that answered; join served_entities';
 comment on column serving.endpoint_usage.endpoint_name is 'Endpoint as the caller named it';
 comment on column serving.endpoint_usage.cache_hit is 'Whether the answer was reused';
-comment on column serving.endpoint_usage.cost_usd is '0 for reused answers, NULL where the price is not known';
+comment on column serving.endpoint_usage.cost_usd is 'Tokens at the price that model_prices had at the time; 0 for reused answers, NULL where it has none';
 comment on column serving.endpoint_usage.tokens_estimated is 'Whether a token count is an estimate, because the provider gave none';
 comment on column serving.endpoint_usage.statement_id is 'Equal for the calls of one SQL statement';

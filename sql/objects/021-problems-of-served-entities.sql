@@ -1,0 +1,138 @@
+create or replace macro __problems_of_served_entities() as table
+with
+breaches as (
+    select
+        s.endpoint as endpoint,
+        s.endpoint || '/' || s.name as row_key,
+        unnest([
+            __rule(
+                'endpoint',
+                e.name is null,
+                'served entity "' || s.name || '" names the endpoint "' || s.endpoint || '", which does not exist',
+                'insert it into fleming.endpoints or change the column endpoint'
+            ),
+            __rule(
+                'provider',
+                p.name is null,
+                'served entity "' || s.name || '" of endpoint "' || s.endpoint || '" names the provider "' || s.provider || '", which does not exist',
+                'change the column provider to one of: ' || known.providers
+            ),
+            __rule(
+                'provider',
+                not list_contains(p.tasks, e.task),
+                'provider "' || s.provider || '" of served entity "' || s.name || '" cannot serve the task ' || e.task || ' of endpoint "' || e.name || '"',
+                'change endpoints.task to one of: ' || array_to_string(p.tasks, ', ') || '; or take another provider'
+            ),
+            __rule(
+                'traffic_percentage',
+                s.traffic_percentage not between 0 and 100,
+                'the traffic_percentage of served entity "' || s.name || '" of endpoint "' || s.endpoint || '" is '
+                    || printf('%g', s.traffic_percentage) || ', not between 0 and 100',
+                'set the column traffic_percentage to a number from 0 to 100; those of one endpoint sum to 100'
+            ),
+            __rule(
+                'credential',
+                s.credential is not null and c.name is null,
+                'served entity "' || s.name || '" of endpoint "' || s.endpoint || '" names the credential "' || s.credential || '", which does not exist',
+                'insert it into fleming.credentials or change the column credential'
+            ),
+            __rule(
+                'credential',
+                p.needs_credential and s.base_url is null and s.credential is null
+                    and not regexp_matches(s.provider_config::varchar, '\{\{secrets/|"openai_api_base"'),
+                'served entity "' || s.name || '" of endpoint "' || s.endpoint || '" has no credential, and provider "' || s.provider || '" needs a credential at its public address',
+                'insert one into fleming.credentials and name it in the column credential'
+            ),
+            __rule(
+                'base_url',
+                not regexp_matches(s.base_url, '^https?://[^/\s]+'),
+                'served entity "' || s.name || '" of endpoint "' || s.endpoint || '" has the base_url "' || s.base_url || '", which is not an http or https address',
+                'change the column base_url to an address that begins with http:// or https://'
+            ),
+            __rule(
+                'base_url',
+                regexp_matches(s.base_url, '^https?://[^/]*@'),
+                'the base_url of served entity "' || s.name || '" of endpoint "' || s.endpoint || '" holds a user name or password',
+                'take it out of the column base_url and name a credential in the column credential'
+            ),
+            __rule(
+                'parameters',
+                json_type(s.parameters) <> 'OBJECT',
+                'the parameters of served entity "' || s.name || '" of endpoint "' || s.endpoint || '" are JSON of type ' || json_type(s.parameters),
+                'change the column parameters to a JSON object such as {"temperature": 0}'
+            ),
+            __rule(
+                'provider_config',
+                json_type(s.provider_config) <> 'OBJECT',
+                'the provider_config of served entity "' || s.name || '" of endpoint "' || s.endpoint || '" is JSON of type ' || json_type(s.provider_config),
+                'change the column provider_config to a JSON object such as {}'
+            )
+        ]) as rule
+    from served_entities as s
+    cross join (select string_agg(name, ', ' order by name) as providers from providers) as known
+    left join endpoints as e on e.name = s.endpoint
+    left join providers as p on p.name = s.provider
+    left join credentials as c on c.name = s.credential
+),
+problems as (
+    select
+        endpoint,
+        row_key,
+        rule.column_name as column_name,
+        rule.problem as problem,
+        rule.remedy as remedy
+    from breaches
+    where rule.wrong
+    union all
+    select
+        s.endpoint,
+        s.endpoint,
+        'traffic_percentage',
+        'the traffic percentages of endpoint "' || s.endpoint || '" sum to ' || printf('%g', sum(s.traffic_percentage)) || ', not to 100',
+        'update fleming.served_entities so that traffic_percentage sums to 100 over the rows of the endpoint'
+    from served_entities as s
+    group by s.endpoint
+    having bool_and(s.traffic_percentage between 0 and 100) and abs(sum(s.traffic_percentage) - 100) > 0.001
+    union all
+    select
+        s.endpoint,
+        s.endpoint || '/' || s.name,
+        'provider_config',
+        'the provider_config of served entity "' || s.name || '" of endpoint "' || s.endpoint || '" has the key "' || k.key || '", which provider "' || s.provider || '" does not know',
+        'remove the key; known are: ' || coalesce(nullif(array_to_string(p.config_keys, ', '), ''), '(none)')
+    from served_entities as s
+    inner join providers as p on p.name = s.provider
+    cross join unnest(json_keys(s.provider_config)) as k(key)
+    where json_type(s.provider_config) = 'OBJECT' and not list_contains(p.config_keys, k.key)
+    union all
+    select
+        s.endpoint,
+        s.endpoint || '/' || s.name,
+        'provider_config',
+        'the provider_config of served entity "' || s.name || '" of endpoint "' || s.endpoint || '" holds a secret in the key "' || k.key || '" as plain text',
+        'insert the secret''s whereabouts into fleming.credentials and write {{secrets/scope/key}} instead'
+    from served_entities as s
+    cross join unnest(json_keys(s.provider_config)) as k(key)
+    where json_type(s.provider_config) = 'OBJECT'
+        and regexp_matches(k.key, '(api_key|api_token|secret|private_key|password)(_plaintext)?$')
+        and not regexp_matches(coalesce(s.provider_config ->> ('/' || k.key), ''), '^\{\{secrets/.+\}\}$')
+    union all
+    select
+        s.endpoint,
+        s.endpoint || '/' || s.name,
+        'provider_config',
+        'the provider_config of served entity "' || s.name || '" of endpoint "' || s.endpoint || '" refers to the credential "' || r.reference || '", which does not exist',
+        'insert it into fleming.credentials with name = ''' || r.reference || ''''
+    from served_entities as s
+    cross join unnest(regexp_extract_all(s.provider_config::varchar, '\{\{secrets/([^}]+)\}\}', 1)) as r(reference)
+    where r.reference not in (select name from credentials)
+)
+select
+    'served_entities' as table_name,
+    row_key,
+    column_name,
+    problem,
+    remedy,
+    endpoint,
+    [endpoint] as stops
+from problems;
