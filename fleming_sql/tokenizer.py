@@ -93,8 +93,7 @@ def vocabulary_of(model: str) -> str | None:
 class TokenCounter:
     """Counts the tokens of a request's texts; exact where a vocabulary is at hand, else estimated.
 
-    A vocabulary is loaded when it is first needed, which takes up to half a second; `is_exact` may be called from
-    another thread to have that done before the first request.
+    A vocabulary is loaded when it is first needed, which takes up to half a second.
     """
 
     def __init__(self) -> None:
@@ -110,6 +109,10 @@ class TokenCounter:
         if encode is None:
             return _framing(request.messages) + estimate_tokens(sum(map(len, texts)))
         return _framing(request.messages) + _counted(texts, encode)
+
+    def load(self, model: str) -> None:
+        """Load what `count` needs for `model`, from whichever thread."""
+        self._encoder(vocabulary_of(model) or DEFAULT_VOCABULARY)
 
     def is_exact(self, model: str) -> bool:
         """Return whether texts for `model` are counted with its own vocabulary.

@@ -318,6 +318,8 @@ class Attempt:
     """Why it was made: `first`, `retry`, `fallback`, `hedge` or `schema_mismatch`."""
     inputs: int
     """How many inputs the request carried; more than one where embeddings were batched."""
+    after_error_code: str | None = None
+    """Error that led to it, where it is not the first."""
 
 
 @dataclass(slots=True)

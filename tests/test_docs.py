@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import pytest
 
+import fleming_sql
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 DOCUMENTS: Final = [
     path
@@ -75,8 +77,9 @@ def test_the_blocks_of_a_document_run_and_show_what_it_says(
             if block.expected is not None:
                 assert same_text(shown) == same_text(block.expected), f"{file.name}:{block.line}\n{shown}"
     finally:
-        if "con" in namespace:
-            namespace["con"].close()
+        for opened in namespace.values():
+            if isinstance(opened, fleming_sql.Connection):
+                opened.close()
 
 
 def test_a_text_block_is_the_output_of_the_block_directly_above_it() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -81,10 +82,13 @@ class Connection:
         while True:
             try:
                 self._con.close()
+            except duckdb.ConnectionException:  # 2.0 says so of one that it had called busy just before
+                return
             except duckdb.OperationalError:
                 if time.monotonic() > deadline:
                     raise
-                self.interrupt()
+                with suppress(duckdb.ConnectionException):
+                    self.interrupt()
                 time.sleep(0.01)
             else:
                 return
@@ -187,7 +191,9 @@ def attach(
             "DATATYPE_MISMATCH",
             f"attach takes a DuckDB connection, not {type(con).__name__}: use fleming_sql.connect for a path",
         )
-    session, _ = _attach(con, gateway, _caller(user, groups), transport, clock)
+    caller = _caller(user, groups)
+    session, _ = _attach(con, gateway, caller, transport, clock)
+    session.register(_connection_id(con), caller)
     session.pin()
     make_visible(con, session)
     return con
@@ -296,6 +302,8 @@ def _normal(path: str) -> str:
 
 
 def _caller(user: str | None, groups: Iterable[str]) -> Caller:
+    if isinstance(groups, str):
+        raise ArgumentError("DATATYPE_MISMATCH", f"groups takes a list of names, not one text: write ['{groups}']")
     name = user or default_user()
     return Caller(name.encode("utf-8", "replace").decode(), tuple(groups))
 

@@ -20,6 +20,7 @@ from fleming_sql.clock import Clock
 from fleming_sql.engine import Engine
 from fleming_sql.errors import CallCancelled
 from fleming_sql.gateway.batch import Batch, RowCall, Tally
+from fleming_sql.gateway.limiter import Earlier
 from fleming_sql.gateway.pipeline import Gateway, Outcome
 from fleming_sql.gateway.plan import Plan, make_plan
 from fleming_sql.gateway.reports import Reporter
@@ -34,6 +35,8 @@ from fleming_sql.types import Caller, Snapshot, Task
 
 _STATEMENTS_KEPT: Final = 64
 _PLANS_KEPT: Final = 512
+_RECALLED_S: Final = 3600.0
+"""How far back earlier processes' calls count: the longest period of a rate limit."""
 
 
 def default_user() -> str:
@@ -90,10 +93,14 @@ class Session:
         self._log = CallLog(self._log_cursor)
         self._engine = Engine(self._log.flush)
         self._clock = clock or Clock()
+        self._opened_at = self._clock.now()
+        self._recalling = threading.Lock()
+        self._recalled: set[str] = set()
         self.gateway = Gateway(self._log.add, providers, transport or PooledTransport(), self._clock)
         self._reporter = Reporter(self.gateway.delivery.board, self.gateway.limiter, self._batches, self._clock)
         self._lock = threading.Lock()
         self._callers: dict[int, Caller] = {}
+        self._met: set[Caller] = set()
         self._pinned = False
         self.visible: dict[str, list[str]] = {}
         """Databases of the instance that have the SQL functions, and what each connection to them needs besides."""
@@ -122,6 +129,18 @@ class Session:
     def register(self, connection_id: int, caller: Caller) -> None:
         """Make `caller` the one who asks on a connection."""
         self._callers[connection_id] = caller
+        self._met.add(caller)
+
+    def _caller_of(self, connection_id: int) -> Caller:
+        """Return who asks on a connection.
+
+        One that DuckDB made by itself, `con.cursor()` of a bare connection, belongs to whom the gateway knows, as long
+        as that is one; with several it is nobody's in particular, hence the process's own user's.
+        """
+        known = self._callers.get(connection_id)
+        if known is not None:
+            return known
+        return self.caller if self._met <= {self.caller} else Caller(default_user())
 
     def keep(self, con: duckdb.DuckDBPyConnection) -> None:
         """Hold a connection open for as long as the session lasts."""
@@ -171,6 +190,7 @@ class Session:
         with self._lock:
             known = self._plans.get(key)
         if known is None or known.snapshot is not snapshot:
+            self._prepare_limits(snapshot, endpoint)
             named = jsontext.loads(types)
             check_argument_types(named)
             known = make_plan(snapshot, endpoint, read_options(options), is_list=named["isList"])
@@ -180,10 +200,27 @@ class Session:
                     self._plans.popitem(last=False)
         return known
 
+    def _prepare_limits(self, snapshot: Snapshot, endpoint: str) -> None:
+        """Before the first call that rate limits meet: count what earlier processes sent, load what counts tokens."""
+        limits = snapshot.rate_limits.get(endpoint)
+        if not limits or endpoint not in snapshot.endpoints:
+            return
+        if any(limit.metric == "tokens" for limit in limits):
+            for entity in snapshot.endpoints[endpoint].entities:
+                self.gateway.counter.load(entity.model)  # here, since the event loop must not wait for it
+        with self._recalling:
+            if endpoint not in self._recalled:
+                earlier = [
+                    Earlier(age_s, user, snapshot.groups_of.get(user, frozenset()), tokens)
+                    for age_s, user, tokens in self._log.admitted(endpoint, self._opened_at, _RECALLED_S)
+                ]
+                self._engine.call(self.gateway.limiter.recall(endpoint, earlier))
+                self._recalled.add(endpoint)
+
     @contextmanager
     def batch(self, connection_id: int, query_id: int) -> Iterator[Batch]:
         """Make the batch of one vector, which an interrupt of its connection cancels from now on."""
-        caller = self._callers.get(connection_id, self.caller)
+        caller = self._caller_of(connection_id)
         tally = self._running(connection_id, query_id).tally
         batch = Batch(self.gateway, f"{self._id}-{connection_id}-{query_id}", caller, tally)
         with self._engine.owned(batch, connection_id):

@@ -144,7 +144,7 @@ def _failure(error: ExchangeFailed, position: int, calls: Sequence[_Waiting]) ->
     call = calls[position]
     attempts = call.earlier + (error.attempts if position == 0 else ())
     body = error.request_body if len(calls) == 1 else _own_request(call.request)
-    return ExchangeFailed(error.failure, body, error.response_body, attempts)
+    return ExchangeFailed(error.entity, error.failure, body, error.response_body, attempts)
 
 
 def _parts(exchange: Exchange, calls: Sequence[_Waiting]) -> list[Exchange]:

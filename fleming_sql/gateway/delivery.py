@@ -6,7 +6,7 @@ One deadline and one budget hold for all of it. What to do next is decided in `p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fleming_sql import jsontext
@@ -16,9 +16,9 @@ from fleming_sql.gateway.gate import FairGate
 from fleming_sql.gateway.health import EntityHealth, HealthBoard
 from fleming_sql.gateway.hedging import first_of
 from fleming_sql.gateway.records import CallInProgress
-from fleming_sql.gateway.upstream import Exchange, ExchangeFailed, Target, Upstream
-from fleming_sql.policies.failures import to_call_error
-from fleming_sql.policies.fallbacks import Tries
+from fleming_sql.gateway.upstream import Exchange, ExchangeFailed, Target, Upstream, Why
+from fleming_sql.policies.failures import code_of, to_call_error
+from fleming_sql.policies.fallbacks import Step, Tries
 from fleming_sql.policies.routing import first
 from fleming_sql.types import EMBEDDINGS, Endpoint, ModelRequest, ServedEntity, Snapshot
 
@@ -27,16 +27,20 @@ class _LeftOut(Exception):
     """The entity was left out while the call waited for a place at it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Attempt:
     """One attempt to be made."""
 
     target: Target
-    reason: str
+    why: Why
     forced: bool
     """Whether it is made though the entity is left out."""
     patience: int
     """How many attempts may follow, and want some of the time that is left."""
+    on_sent: Callable[[], object] | None = None
+    """Called when its request goes out."""
+    is_needed: Callable[[], bool] | None = None
+    """Of a hedge: whether the first request still has no answer."""
 
 
 class _Situation:
@@ -56,7 +60,7 @@ class _Situation:
         self.key = progress.label(endpoint.sticky_key)
 
     def latency_s(self, entity: ServedEntity) -> float | None:
-        return self._board.of(self._endpoint, entity).latencies.typical_s(self._clock.monotonic())
+        return self._board.of(self._endpoint, entity).latency_s(self._clock.monotonic())
 
     def cost_usd(self, entity: ServedEntity) -> float | None:
         price = self._snapshot.price(entity, self._clock.now())
@@ -81,17 +85,6 @@ class Delivery:
         self._gates: dict[str, FairGate] = {}
         self.board = HealthBoard(clock)
 
-    def route(self, snapshot: Snapshot, endpoint: Endpoint, progress: CallInProgress) -> tuple[ServedEntity, bool]:
-        """Return whom to ask first, and whether it is asked though it is left out, as all others are."""
-        allowed = self.board.allowed(endpoint, snapshot.credentials)
-        if not endpoint.fallback_enabled:
-            allowed = [entity for entity in allowed if entity.traffic_percentage > 0]
-        if not allowed:
-            return self.board.best(endpoint), True
-        return first(
-            endpoint.routing, allowed, _Situation(snapshot, endpoint, self.board, progress, self._clock)
-        ), False
-
     async def deliver(
         self, snapshot: Snapshot, endpoint: Endpoint, request: ModelRequest, progress: CallInProgress, tries: Tries
     ) -> Exchange:
@@ -107,50 +100,65 @@ class Delivery:
         Raises:
             CallError: Of the last attempt, when there is none left.
         """
-        reason: str = "first"
-        if progress.entity is None:
-            entity, forced = self.route(snapshot, endpoint, progress)
-        else:  # it has answered, only not in the asked-for format
-            entity, forced, reason = progress.entity, True, "schema_mismatch"
+        step = self._first(snapshot, endpoint, progress)
+        after = None if progress.entity is None else "INVALID_RESPONSE"
         while True:
-            progress.entity = entity
+            entity = progress.entity = step.entity
             allowed = self.board.allowed(endpoint, snapshot.credentials)
             target = Target(endpoint, entity, snapshot.credentials)
-            attempt = _Attempt(target, reason, forced, tries.ahead(allowed, entity))
+            attempt = _Attempt(target, Why(step.reason, after), step.forced, tries.ahead(allowed, entity))
             try:
                 exchange = await self._attempt(attempt, self._for_entity(entity, request), allowed, progress)
             except _LeftOut:
-                entity, forced = self._elsewhere(snapshot, endpoint, entity, progress, tries)
-                continue
+                step = self._instead(snapshot, endpoint, step, progress, tries)
             except ExchangeFailed as error:
                 progress.failed_with(error)
-                now = self._clock.monotonic()
-                tries.failed(entity, error.failure, now, self._clock.random())
-                told = to_call_error(error.failure, entity, progress.request_id, progress.failures)
-                allowed = self.board.allowed(endpoint, snapshot.credentials)
-                step = tries.next(allowed, now, progress.remaining_s)
-                if step is None:
-                    raise told from None
-                progress.last_error = told
+                for failed in (error, *error.others):
+                    tries.failed(failed.entity, failed.failure, self._clock.monotonic())
+                after = code_of(error.failure)
+                progress.last_error = to_call_error(error.failure, entity, progress.request_id, progress.failures)
+                following = self._next(snapshot, endpoint, progress, tries)
+                if following is None:
+                    raise progress.last_error from None
+                step = following
                 if step.wait_s:
                     await progress.idle(self._clock.sleep(step.wait_s))
-                entity, forced, reason = step.entity, step.forced, step.reason
             else:
                 progress.tried(exchange)
                 progress.entity = exchange.entity
                 return exchange
 
-    def _elsewhere(
-        self, snapshot: Snapshot, endpoint: Endpoint, entity: ServedEntity, progress: CallInProgress, tries: Tries
-    ) -> tuple[ServedEntity, bool]:
-        """Return whom to ask in the place of an entity that has just been left out; the reason stays what it was."""
+    def _first(self, snapshot: Snapshot, endpoint: Endpoint, progress: CallInProgress) -> Step:
+        """Return whom to ask first."""
+        if progress.entity is not None:  # it has answered, only not in the asked-for format
+            return Step(progress.entity, 0.0, "schema_mismatch", forced=True)
+        allowed = self.board.allowed(endpoint, snapshot.credentials)
+        asked_first = endpoint.entities
+        if not endpoint.fallback_enabled:
+            asked_first = tuple(entity for entity in asked_first if entity.traffic_percentage > 0)
+            allowed = [entity for entity in allowed if entity in asked_first]
+        if not allowed:
+            return Step(self.board.best(endpoint, asked_first), 0.0, "first", forced=True)
+        situation = _Situation(snapshot, endpoint, self.board, progress, self._clock)
+        entity = first(endpoint.routing, allowed, situation)
+        if endpoint.routing == "least_latency":
+            self.board.of(endpoint, entity).explore(self._clock.monotonic())
+        return Step(entity, 0.0, "first")
+
+    def _next(self, snapshot: Snapshot, endpoint: Endpoint, progress: CallInProgress, tries: Tries) -> Step | None:
+        """Return whom to ask after a failure, None where the call has to end with it."""
+        allowed = self.board.allowed(endpoint, snapshot.credentials)
+        return tries.next(allowed, self._clock.monotonic(), progress.remaining_s)
+
+    def _instead(
+        self, snapshot: Snapshot, endpoint: Endpoint, step: Step, progress: CallInProgress, tries: Tries
+    ) -> Step:
+        """Return whom to ask in the place of an entity that was left out while the call waited for it."""
         if progress.failures == 0:
-            return self.route(snapshot, endpoint, progress)
-        now = self._clock.monotonic()
-        step = tries.next(self.board.allowed(endpoint, snapshot.credentials), now, progress.remaining_s)
-        if step is None or step.wait_s:
-            return entity, True
-        return step.entity, step.forced
+            progress.entity = None
+            return self._first(snapshot, endpoint, progress)
+        other = self._next(snapshot, endpoint, progress, tries)
+        return replace(step, forced=True) if other is None or other.wait_s else other
 
     def _for_entity(self, entity: ServedEntity, request: ModelRequest) -> ModelRequest:
         own = self._upstream.provider(entity).own_parameters
@@ -164,20 +172,21 @@ class Delivery:
         if request.task == EMBEDDINGS:
             return await self._shared(attempt, request, progress)
         hedge_s = self._hedge_after_s(attempt.target)
-        if hedge_s is None or attempt.reason != "first":  # one budget: a call has one hedge at most
+        if hedge_s is None or attempt.why.reason != "first":  # one budget: a call has one hedge at most
             return await self._alone(attempt, request, progress)
         others = [entity for entity in allowed if entity.name != attempt.target.entity.name]
         entity = others[0] if others and attempt.target.endpoint.fallback_enabled else attempt.target.entity
         second = replace(
-            attempt, target=replace(attempt.target, entity=entity), reason="hedge", forced=False, patience=0
+            attempt, target=replace(attempt.target, entity=entity), why=Why("hedge"), forced=False, patience=0
         )
         progress.permit()
         try:
             return await first_of(
-                self._alone(attempt, request, progress),
-                lambda: self._alone(second, self._for_entity(entity, request), progress),
+                lambda on_sent: self._alone(replace(attempt, on_sent=on_sent), request, progress),
+                lambda is_needed: self._alone(
+                    replace(second, is_needed=is_needed), self._for_entity(entity, request), progress
+                ),
                 hedge_s,
-                ignored=_LeftOut,
             )
         finally:
             progress.rest()
@@ -202,7 +211,7 @@ class Delivery:
             return await send(request)
         progress.permit()
         progress.start_clock()  # this call's own, whichever call's request carries its inputs
-        key = (progress.flow, target.entity.id, attempt.reason, attempt.forced, jsontext.dumpb(request.parameters))
+        key = (progress.flow, target.entity.id, attempt.why, attempt.forced, jsontext.dumpb(request.parameters))
         try:
             return await self._batcher.call(key, request, max_inputs, send)
         finally:
@@ -213,11 +222,9 @@ class Delivery:
         target = attempt.target
         health = self.board.of(target.endpoint, target.entity)
         gate = self._gate(target.endpoint)
-        if not health.gate.try_enter():
-            await progress.queued(health.gate.enter(progress.flow))
+        await self._enter(health.gate, attempt, progress)
         try:
-            if not gate.try_enter():
-                await progress.queued(gate.enter(progress.flow))
+            await self._enter(gate, attempt, progress)
             try:
                 progress.permit()
                 return await self._send(attempt, health, request, progress)
@@ -227,16 +234,27 @@ class Delivery:
         finally:
             health.gate.leave()
 
+    async def _enter(self, gate: FairGate, attempt: _Attempt, progress: CallInProgress) -> None:
+        if gate.try_enter():
+            return
+        waiting = gate.enter(progress.flow)
+        # A hedge waits while its call is being answered, so its wait is none of the call's.
+        await (progress.queued(waiting) if attempt.is_needed is None else waiting)
+
     async def _send(
         self, attempt: _Attempt, health: EntityHealth, request: ModelRequest, progress: CallInProgress
     ) -> Exchange:
+        if attempt.is_needed is not None and not attempt.is_needed():
+            raise _LeftOut
         sent = self.board.claim(health, forced=attempt.forced)
         if sent is None:
             raise _LeftOut
+        if attempt.on_sent is not None:
+            attempt.on_sent()
         began = self._clock.monotonic()
         try:
             exchange = await self._upstream.send(
-                attempt.target, request, self._timeout_s(attempt, progress.start_clock()), attempt.reason
+                attempt.target, request, self._timeout_s(attempt, progress.start_clock()), attempt.why
             )
         except ExchangeFailed as error:
             self.board.failed(sent, error.failure, attempt.target.credentials)

@@ -29,8 +29,8 @@ class FairQueue(Generic[T]):
         >>> for item in ("a1", "a2"):
         ...     queue.push(Flow("ada", 1), item)
         >>> queue.push(Flow("bob", 2), "b1")
-        >>> [queue.pop(user) for user in ("ada", "bob", "ada")]
-        ['a1', 'b1', 'a2']
+        >>> [queue.pop() for _ in range(4)]
+        ['a1', 'b1', 'a2', None]
     """
 
     def __init__(self, is_gone: Callable[[T], bool]) -> None:
@@ -51,34 +51,50 @@ class FairQueue(Generic[T]):
         """Return those who wait, whose turn it is first."""
         return list(self._users)
 
+    def flows(self, user: Hashable) -> list[Flow]:
+        """Return the statements of a user that wait, whose turn it is first."""
+        return [Flow(user, statement) for statement in self._users.get(user, ())]
+
     def push(self, flow: Flow, item: T) -> None:
         """Put `item` at the end of its statement's line."""
         self._users.setdefault(flow.user, OrderedDict()).setdefault(flow.statement, deque()).append(item)
 
-    def head(self, user: Hashable) -> T | None:
-        """Return what `pop` would, None where the user waits for nothing."""
-        statements = self._users.get(user)
-        while statements:
-            statement, items = next(iter(statements.items()))
-            while items and self._is_gone(items[0]):
-                items.popleft()
-            if items:
-                return items[0]
-            del statements[statement]
-        self._users.pop(user, None)
+    def head(self, flow: Flow) -> T | None:
+        """Return what is next of a statement, None where it waits for nothing."""
+        statements = self._users.get(flow.user)
+        items = statements.get(flow.statement) if statements else None
+        while items and self._is_gone(items[0]):
+            items.popleft()
+        if items:
+            return items[0]
+        self._drop(flow)
         return None
 
-    def pop(self, user: Hashable) -> T | None:
-        """Take out what is next of a user; its next turn comes after everybody else's."""
-        if self.head(user) is None:
+    def take(self, flow: Flow) -> T | None:
+        """Take out what is next of a statement; its next turn, and its user's, comes after everybody else's."""
+        item = self.head(flow)
+        if item is None:
             return None
-        statements = self._users[user]
-        statement, items = next(iter(statements.items()))
-        item = items.popleft()
-        statements.move_to_end(statement)
-        self._users.move_to_end(user)
-        if not items:
-            del statements[statement]
-        if not statements:
-            del self._users[user]
+        statements = self._users[flow.user]
+        statements[flow.statement].popleft()
+        statements.move_to_end(flow.statement)
+        self._users.move_to_end(flow.user)
+        if not statements[flow.statement]:
+            self._drop(flow)
         return item
+
+    def pop(self) -> T | None:
+        """Take out whose turn it is, None where nothing waits."""
+        while self._users:
+            user, statements = next(iter(self._users.items()))
+            item = self.take(Flow(user, next(iter(statements))))
+            if item is not None:
+                return item
+        return None
+
+    def _drop(self, flow: Flow) -> None:
+        statements = self._users.get(flow.user)
+        if statements is not None:
+            statements.pop(flow.statement, None)
+            if not statements:
+                del self._users[flow.user]

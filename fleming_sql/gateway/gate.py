@@ -58,8 +58,6 @@ class FairGate:
 
     def admit(self) -> None:
         """Let in who waits and has a place; called whenever the limit has grown."""
-        while self._inside < self.limit and self._waiting:
-            place = self._waiting.pop(self._waiting.users()[0])
-            if place is not None:
-                self._inside += 1
-                place.set_result(None)
+        while self._inside < self.limit and (place := self._waiting.pop()) is not None:
+            self._inside += 1
+            place.set_result(None)

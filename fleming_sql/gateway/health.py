@@ -19,10 +19,13 @@ from fleming_sql.types import Credential, Endpoint, ServedEntity
 
 CREDENTIAL_PAUSE_S: Final = 30.0
 """How long a key that was refused is not tried where there is another way."""
+EXPLORE_S: Final = 1.0
+"""How often one request finds out how fast an entity is of which that is not known."""
 SLOW_FACTOR: Final = 10.0
 SLOW_S: Final = 1.0
 """An answer counts as a failure when it takes longer than a second and ten times what another entity takes now."""
 
+_VERSIONS_KEPT: Final = 4
 _Backend: TypeAlias = tuple[str, str, str, str, str | None, str | None]
 
 
@@ -43,7 +46,7 @@ class EntityHealth:
         entity: Which.
     """
 
-    __slots__ = ("breaker", "endpoint", "entity", "gate", "last_failure", "latencies", "limit")
+    __slots__ = ("_explored_at", "breaker", "endpoint", "entity", "gate", "last_failure", "latencies", "limit")
 
     def __init__(self, endpoint: Endpoint, entity: ServedEntity) -> None:
         self.breaker = Breaker(_settings(endpoint))
@@ -51,6 +54,7 @@ class EntityHealth:
         self.gate = FairGate(endpoint.max_concurrency)
         self.latencies = Latencies()
         self.last_failure: LastFailure | None = None
+        self._explored_at = float("-inf")
         self.configure(endpoint, entity)
 
     def configure(self, endpoint: Endpoint, entity: ServedEntity) -> None:
@@ -61,6 +65,18 @@ class EntityHealth:
         self.limit.ceiling = endpoint.max_concurrency
         self.resize()
 
+    def latency_s(self, now: float) -> float | None:
+        """Return how fast it answers; None where that is to be found out, by one request at a time."""
+        typical_s = self.latencies.typical_s(now)
+        if typical_s is None and now - self._explored_at < EXPLORE_S:
+            return self.latencies.baseline_s or float("inf")
+        return typical_s
+
+    def explore(self, now: float) -> None:
+        """Take down that it is asked for the sake of its latency, or not."""
+        if self.latencies.typical_s(now) is None:
+            self._explored_at = now
+
     def resize(self) -> None:
         """Let as many in as the entity has been seen to take."""
         endpoint = self.endpoint
@@ -68,7 +84,7 @@ class EntityHealth:
         self.gate.admit()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sent:
     """A request under way."""
 
@@ -95,15 +111,16 @@ class HealthBoard:
         key = (endpoint.name, entity.name, entity.provider, entity.model, entity.base_url, entity.credential)
         health = self._known.get(key)
         if health is None:
-            for stale in [known for known in self._known if known[:2] == key[:2]]:
-                del self._known[stale]
+            self._forget_oldest(key)
             health = self._known[key] = EntityHealth(endpoint, entity)
         elif health.endpoint is not endpoint:
             health.configure(endpoint, entity)
         return health
 
     def allowed(self, endpoint: Endpoint, credentials: Mapping[str, Credential]) -> Sequence[ServedEntity]:
-        """Return the entities of an endpoint that are not left out, by position."""
+        """Return the entities of an endpoint that are not left out, by position; an only one never is."""
+        if len(endpoint.entities) == 1:
+            return endpoint.entities
         now = self._clock.monotonic()
         return [
             entity
@@ -111,22 +128,22 @@ class HealthBoard:
             if self.of(endpoint, entity).breaker.allows(now) and not self._is_refused(entity, credentials, now)
         ]
 
-    def best(self, endpoint: Endpoint) -> ServedEntity:
-        """Return whom to ask when all are left out: who has failed least, then who will be let in again first."""
+    def best(self, endpoint: Endpoint, entities: Sequence[ServedEntity]) -> ServedEntity:
+        """Return whom of these to ask when all are left out: who failed least, then who is let in again first."""
         now = self._clock.monotonic()
 
         def badness(entity: ServedEntity) -> tuple[float, float, int]:
             breaker = self.of(endpoint, entity).breaker
             return breaker.failure_share(now), breaker.opens_until or 0.0, entity.position
 
-        return min(endpoint.entities, key=badness)
+        return min(entities, key=badness)
 
     def claim(self, health: EntityHealth, *, forced: bool) -> Sent | None:
         """Count a request that is about to go out; None where the entity has been left out in the meantime."""
         now = self._clock.monotonic()
         was_closed = health.breaker.state(now) == "closed"
         claimed = not was_closed and health.breaker.claim(now)
-        if not (was_closed or claimed or forced):
+        if not (was_closed or claimed or forced or len(health.endpoint.entities) == 1):
             return None
         return Sent(health, health.limit.sent(now), claimed)
 
@@ -141,6 +158,9 @@ class HealthBoard:
         health.breaker.record("failed" if is_slow else "answered", now, claimed=sent.claimed)
         health.limit.ended(sent.ticket, "answered", now)
         health.resize()
+        if self._refused_keys:
+            names = credentials_of(health.entity)
+            self._refused_keys = {key: until for key, until in self._refused_keys.items() if key.name not in names}
 
     def failed(self, sent: Sent, failure: Failure, credentials: Mapping[str, Credential]) -> None:
         """Count a failure."""
@@ -172,8 +192,19 @@ class HealthBoard:
         return any(key.name in names and until > now for key, until in self._refused_keys.items())
 
     def __iter__(self) -> Iterator[EntityHealth]:
-        """Return the health of each entity that has been asked."""
-        return iter(list(self._known.values()))
+        """Return the health of each entity that has been asked, as its row is now."""
+        latest: dict[tuple[str, str], EntityHealth] = {}
+        for health in self._known.values():
+            name = health.entity.endpoint, health.entity.name
+            if name not in latest or latest[name].endpoint.version <= health.endpoint.version:
+                latest[name] = health
+        return iter(latest.values())
+
+    def _forget_oldest(self, key: _Backend) -> None:
+        """Keep few versions of an entity: statements that began before a change go on with the row as it was."""
+        same = [known for known in self._known if known[:2] == key[:2]]
+        if len(same) >= _VERSIONS_KEPT:
+            del self._known[min(same, key=lambda known: self._known[known].endpoint.version)]
 
     def _is_refused(self, entity: ServedEntity, credentials: Mapping[str, Credential], now: float) -> bool:
         if not self._refused_keys:

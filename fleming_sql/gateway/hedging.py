@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -11,44 +11,52 @@ from fleming_sql.gateway.upstream import Cancelled, Exchange, ExchangeFailed
 from fleming_sql.types import Attempt
 
 _Task: TypeAlias = asyncio.Task[Exchange]
+_End: TypeAlias = Exchange | ExchangeFailed | Cancelled | BaseException
 
 
 async def first_of(
-    request: Coroutine[Any, Any, Exchange],
-    second: Callable[[], Coroutine[Any, Any, Exchange]],
+    request: Callable[[Callable[[], None]], Coroutine[Any, Any, Exchange]],
+    second: Callable[[Callable[[], bool]], Coroutine[Any, Any, Exchange]],
     after_s: float,
-    *,
-    ignored: type[Exception],
 ) -> Exchange:
-    """Return the answer to `request`, or to a second one made when the first has none after `after_s` seconds.
+    """Return the answer to a request, or to a second one made when the first has none after `after_s` seconds.
 
     Args:
-        request: The first.
-        second: Makes the second.
+        request: Makes the first; calls its argument when it goes out, since waiting for a place is no straggling.
+        second: Makes the second; asks its argument before it goes out whether it is still needed.
         after_s: How long to wait for the first alone.
-        ignored: What the second raises where it was not sent after all.
 
     Raises:
-        ExchangeFailed: Of the first request, with the attempts of both, where neither was answered.
+        ExchangeFailed: Of the first request, with the second's among its `others`, where neither was answered.
         Cancelled: The caller was cancelled while a request was under way.
     """
-    tasks: list[_Task] = [asyncio.create_task(request)]
+    went_out = asyncio.Event()
+    first = asyncio.create_task(request(went_out.set))
+    tasks: list[_Task] = [first]
     try:
-        await asyncio.wait(tasks, timeout=after_s)
-        if not tasks[0].done():
-            tasks.append(asyncio.create_task(second()))
+        await _until_out_or_done(went_out, first)
+        await asyncio.wait([first], timeout=after_s)
+        if not first.done():
+            tasks.append(asyncio.create_task(second(lambda: not first.done())))
             await _until_one_answers(tasks)
     except asyncio.CancelledError:
-        attempts, body = await _break_off(tasks)
-        if attempts:
-            raise Cancelled(attempts, body) from None
+        ends = [await _end_of(task) for task in tasks]
+        if any(map(_attempts, ends)):
+            raise Cancelled(_all_attempts(ends), _body(ends)) from None
         raise
     won = next((task for task in tasks if _answered(task)), None)
-    lost = [task for task in tasks if task is not won]
+    ends = [await _end_of(task) for task in tasks]
     if won is None:
-        raise _failure(tasks, ignored)
-    attempts, _ = await _break_off(lost)
-    return replace(won.result(), attempts=_in_order(attempts, won.result().attempts))
+        raise _failure(ends)
+    return replace(won.result(), attempts=_all_attempts(ends))
+
+
+async def _until_out_or_done(went_out: asyncio.Event, task: _Task) -> None:
+    waiting = asyncio.create_task(went_out.wait())
+    try:
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
 
 
 async def _until_one_answers(tasks: list[_Task]) -> None:
@@ -61,45 +69,34 @@ def _answered(task: _Task) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
-async def _break_off(tasks: list[_Task]) -> tuple[tuple[Attempt, ...], str]:
-    """Cancel what is under way; return the attempts of all, and the body of a request that was broken off."""
-    for task in tasks:
-        task.cancel()
-    attempts: tuple[Attempt, ...] = ()
-    body = ""
-    for task in tasks:
-        ended = await _end_of(task)
-        if ended is not None:
-            attempts = _in_order(attempts, ended.attempts)
-            body = ended.request_body or body
-    return attempts, body
-
-
-async def _end_of(task: _Task) -> Exchange | ExchangeFailed | Cancelled | None:
-    """Return how a task that was cancelled ended, None where nothing had been sent."""
+async def _end_of(task: _Task) -> _End:
+    """Break a task off if it runs, and return its answer or its error; `gather` would hide what was broken off."""
+    task.cancel()
     await asyncio.wait([task])
     try:
         return task.result()
-    except (ExchangeFailed, Cancelled) as ended:  # `gather` would hand out a plain CancelledError
-        return ended
-    except asyncio.CancelledError:
-        return None
-    except Exception:  # noqa: BLE001  the other request has answered, or its error is told
-        return None
+    except BaseException as error:  # noqa: BLE001  returned: one of them is raised, if none has answered
+        return error
 
 
-def _failure(tasks: list[_Task], ignored: type[Exception]) -> BaseException:
-    """Return what the first request failed with; both have failed."""
-    errors = [task.exception() for task in tasks]
-    told = next((error for error in errors if isinstance(error, ExchangeFailed)), None)
-    if told is None:
-        return next((error for error in errors if error is not None), ignored())
-    attempts: tuple[Attempt, ...] = ()
-    for error in errors:
-        if isinstance(error, ExchangeFailed):
-            attempts = _in_order(attempts, error.attempts)
-    return ExchangeFailed(told.failure, told.request_body, told.response_body, attempts)
+def _failure(ends: Sequence[_End]) -> BaseException:
+    """Return what to raise where no request was answered: what the provider said, rather than what was not sent."""
+    failed = [end for end in ends if isinstance(end, ExchangeFailed)]
+    if not failed:
+        return next(end for end in ends if isinstance(end, BaseException))
+    told = failed[0]
+    return ExchangeFailed(
+        told.entity, told.failure, told.request_body, told.response_body, _all_attempts(ends), tuple(failed[1:])
+    )
 
 
-def _in_order(some: tuple[Attempt, ...], others: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
-    return tuple(sorted((*some, *others), key=lambda attempt: attempt.started_at))
+def _attempts(end: _End) -> tuple[Attempt, ...]:
+    return end.attempts if isinstance(end, Exchange | ExchangeFailed | Cancelled) else ()
+
+
+def _all_attempts(ends: Sequence[_End]) -> tuple[Attempt, ...]:
+    return tuple(sorted((a for end in ends for a in _attempts(end)), key=lambda attempt: attempt.started_at))
+
+
+def _body(ends: Sequence[_End]) -> str:
+    return next((end.request_body for end in ends if isinstance(end, ExchangeFailed | Cancelled)), "")

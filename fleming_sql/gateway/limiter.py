@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from fleming_sql.clock import Clock
 from fleming_sql.gateway.fairness import FairQueue, Flow
@@ -48,22 +48,28 @@ class Counter:
     window: SlidingWindow
     pace: Pace
 
-    def change(self, bound: Bound) -> None:
+    def change(self, bound: Bound, now: float) -> None:
         """Take over a limit that may have another amount; what was admitted goes on counting."""
-        if bound.limit.amount != self.bound.limit.amount:
-            self.pace = Pace(bound.limit.period_s)
+        self.pace.rescale(self.bound.limit.amount, bound.limit.amount, now)
         self.bound = bound
+
+
+class Charge(NamedTuple):
+    """What one counter was charged."""
+
+    counter: Counter
+    admitted: Admitted
+    paced: bool
 
 
 class Admission:
     """A call's share of the limits that it was let through by."""
 
-    __slots__ = ("_charged", "_limiter", "_paced")
+    __slots__ = ("_charges", "_limiter")
 
-    def __init__(self, limiter: RateLimiter, charged: Sequence[tuple[Counter, Admitted]], *, paced: bool) -> None:
+    def __init__(self, limiter: RateLimiter, charges: Sequence[Charge]) -> None:
         self._limiter = limiter
-        self._charged = charged
-        self._paced = paced
+        self._charges = charges
 
     def settle(self, tokens: int, *, sent: bool) -> None:
         """Say what the call came to.
@@ -72,7 +78,7 @@ class Admission:
             tokens: All that were used; 0 for a call that failed.
             sent: Whether any request went out; a call that sent none is given back whole.
         """
-        self._limiter.settle(self._charged, tokens, sent=sent, paced=self._paced)
+        self._limiter.settle(self._charges, tokens, sent=sent)
 
 
 @dataclass(slots=True)
@@ -108,9 +114,27 @@ class _Line:
     queue: FairQueue[_Waiting] = field(default_factory=lambda: FairQueue(lambda waiting: waiting.admitted.done()))
     shared_until: float = 0.0
     """Until when a limit that holds for all has no room."""
+    has_deadlines: bool = False
+    """Whether some that wait may only do so for a time."""
     timer: asyncio.TimerHandle | None = None
     wakes_at: float = _NEVER
     told_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A call that an earlier process admitted."""
+
+    age_s: float
+    user: str
+    groups: frozenset[str]
+    tokens: int
+
+    def counts_for(self, bound: Bound) -> bool:
+        """Return whether it takes up some of a limit."""
+        if bound.limit.key == "user_group":
+            return bound.counted in self.groups
+        return bound.counted is None or bound.counted == self.user
 
 
 class RateLimiter:
@@ -128,6 +152,11 @@ class RateLimiter:
         self._clock = clock
         self._counters: dict[CounterKey, Counter] = {}
         self._lines: dict[str, _Line] = {}
+        self._earlier: dict[str, tuple[float, Sequence[Earlier]]] = {}
+
+    async def recall(self, endpoint: str, calls: Sequence[Earlier]) -> None:
+        """Count the calls of earlier processes, the oldest first, in counters that are yet to be made."""
+        self._earlier[endpoint] = self._clock.monotonic(), calls
 
     async def admit(self, requirements: Sequence[Requirement], tokens: Tokens, flow: Flow, *, paced: bool) -> Admission:
         """Wait until every requirement has room, and take it.
@@ -146,11 +175,12 @@ class RateLimiter:
         place = asyncio.get_running_loop().create_future()
         call = _Waiting(requirements, tokens, paced, str(flow.statement), place)
         line.queue.push(flow, call)
+        line.has_deadlines |= any(b.limit.max_wait_s is not None for requirement in requirements for b in requirement)
         now = self._clock.monotonic()
-        if line.shared_until > now or not line.shared_until:
-            self._serve(line, flow, now)
+        if 0.0 < line.shared_until <= now:
+            self._pump(line)  # others have waited for the same room
         else:
-            self._pump(line)
+            self._step(line, flow, now)
         return place.result() if place.done() else await self._taken(line, place)
 
     async def _taken(self, line: _Line, place: asyncio.Future[Admission]) -> Admission:
@@ -161,17 +191,17 @@ class RateLimiter:
                 place.result().settle(0, sent=False)
             raise
 
-    def settle(self, charged: Sequence[tuple[Counter, Admitted]], tokens: int, *, sent: bool, paced: bool) -> None:
+    def settle(self, charges: Sequence[Charge], tokens: int, *, sent: bool) -> None:
         """Correct what a call was charged; see `Admission.settle`."""
         now = self._clock.monotonic()
-        for counter, admitted in charged:
+        for counter, admitted, paced in charges:
             limit = counter.bound.limit
             amount = (1 if sent else 0) if limit.metric == "calls" else tokens
-            if paced and amount != admitted.amount:
+            if paced and amount != admitted.amount:  # the pace of what follows
                 counter.pace.gave_back(admitted.amount - amount, limit.amount)
             counter.window.settle(admitted, amount, now)
-        if charged:
-            line = self._lines[charged[0][0].bound.limit.endpoint]
+        if charges:
+            line = self._lines[charges[0].counter.bound.limit.endpoint]
             if line.queue:
                 self._pump(line)
 
@@ -200,55 +230,61 @@ class RateLimiter:
         if line.timer is not None:
             line.timer.cancel()
             line.timer, line.wakes_at = None, _NEVER
-        stuck: set[object] = set()
-        moved = True
-        while moved:
-            moved = False
-            for user in line.queue.users():
-                if user in stuck:
-                    continue
-                if self._step(line, user, now):
-                    moved = True
-                else:
-                    stuck.add(user)
+        moving = line.queue.users()
+        while moving:
+            served = []
+            for user in moving:
+                if self._serve_one(line, user, now):
+                    served.append(user)
+                elif line.shared_until > now and not line.has_deadlines:
+                    break  # a limit that holds for all is full, so nobody else can go, and nobody is to be refused
+            moving = served
+        line.has_deadlines = line.has_deadlines and bool(line.queue)
         self._tell(line, now)
 
-    def _serve(self, line: _Line, flow: Flow, now: float) -> None:
-        """Admit or refuse what one user has waiting."""
-        while self._step(line, flow.user, now):
-            pass
+    def _serve_one(self, line: _Line, user: Hashable, now: float) -> bool:
+        """Admit one call of a user, of the statement whose turn it is among those that can go; return whether any."""
+        return any(self._step(line, flow, now) for flow in line.queue.flows(user))
 
-    def _step(self, line: _Line, user: object, now: float) -> bool:
-        """Look at the next call of a user; return whether it left the line."""
-        call = line.queue.head(user)
-        if call is None:
-            return False
+    def _step(self, line: _Line, flow: Flow, now: float) -> bool:
+        """Refuse what of a statement may not wait, and admit its next call if that can go; return whether it did."""
+        while (call := line.queue.head(flow)) is not None:
+            ready = self._ready(line, call, now)
+            if ready is None:
+                continue  # refused, and gone from the line
+            if ready > now or line.shared_until > now:
+                return False
+            line.queue.take(flow)
+            call.admitted.set_result(self._charge(call, now))
+            following = line.queue.head(flow)
+            if following is not None:
+                following.since = now
+            return True
+        return False
+
+    def _ready(self, line: _Line, call: _Waiting, now: float) -> float | None:
+        """Return when a call may go, None where it was refused; see to it that it is looked at again by then."""
         if call.since is None:
             call.since = now
         try:
-            ready, held_by = self._look(call, call.since, now)
+            ready, held_by, is_full = self._look(call, call.since, now)
         except LimitReached as reached:
-            line.queue.pop(user)
             call.admitted.set_exception(reached)
-            return True
-        if ready <= now and line.shared_until <= now:
-            line.queue.pop(user)
-            call.admitted.set_result(self._charge(call, now))
-            return True
+            return None
         if held_by is not None:
             call.held_by, call.ready_at = held_by, ready
-            if held_by.is_shared:
+            if is_full and held_by.is_shared:
                 line.shared_until = max(line.shared_until, ready)
             self._wake(line, min(ready, now + TELL_EVERY_S), now)
-        return False
+        return ready
 
-    def _look(self, call: _Waiting, since: float, now: float) -> tuple[float, Bound | None]:
-        """Return when a call may go, and what holds it up until then.
+    def _look(self, call: _Waiting, since: float, now: float) -> tuple[float, Bound | None, bool]:
+        """Return when a call may go, what holds it up until then, and whether that has no room or only a pace.
 
         Raises:
             LimitReached: It may not wait that long.
         """
-        ready, held_by = now, None
+        ready, held_by, is_full = now, None, False
         for requirement in call.requirements:
             at, bound = min(
                 ((self._ready_at(bound, call, since, now), bound) for bound in requirement), key=lambda found: found[0]
@@ -264,26 +300,35 @@ class RateLimiter:
                 raise LimitReached(bound, at - now, self._amount(bound, call))
             if min(at, deadline) > ready:
                 ready, held_by = min(at, deadline), bound
-        return ready, held_by
+                is_full = self._room_at(bound, call, now) > now
+        return ready, held_by, is_full
 
     def _ready_at(self, bound: Bound, call: _Waiting, since: float, now: float) -> float:
-        counter = self._counter(bound)
-        room = counter.window.room_at(self._amount(bound, call), bound.limit.amount, now)
-        if not call.paced or not bound.limit.waits:
+        room = self._room_at(bound, call, now)
+        if not self._is_paced(bound, call, now):
             return room
         # The pace never costs a call that the limit itself has room for.
-        return max(room, min(counter.pace.next_at(now), _deadline(bound, since)))
+        return max(room, min(self._counter(bound).pace.next_at(now), _deadline(bound, since)))
+
+    def _is_paced(self, bound: Bound, call: _Waiting, now: float) -> bool:
+        if not call.paced or not bound.limit.waits:
+            return False
+        return self._counter(bound).window.used(now) >= bound.unpaced_amount
+
+    def _room_at(self, bound: Bound, call: _Waiting, now: float) -> float:
+        return self._counter(bound).window.room_at(self._amount(bound, call), bound.limit.amount, now)
 
     def _charge(self, call: _Waiting, now: float) -> Admission:
-        charged = []
+        charges = []
         for requirement in call.requirements:
             for bound in requirement:
                 counter, amount = self._counter(bound), self._amount(bound, call)
-                if call.paced:
+                paced = self._is_paced(bound, call, now)
+                if paced:
                     counter.pace.took(amount, bound.limit.amount, now)
                 settled = bound.limit.metric == "calls"
-                charged.append((counter, counter.window.take(amount, now, settled=settled)))
-        return Admission(self, charged, paced=call.paced)
+                charges.append(Charge(counter, counter.window.take(amount, now, settled=settled), paced))
+        return Admission(self, charges)
 
     def _amount(self, bound: Bound, call: _Waiting) -> int:
         return 1 if bound.limit.metric == "calls" else call.tokens.within(bound.limit.amount)
@@ -291,10 +336,19 @@ class RateLimiter:
     def _counter(self, bound: Bound) -> Counter:
         counter = self._counters.get(bound.key)
         if counter is None:
-            period_s = bound.limit.period_s
-            counter = self._counters[bound.key] = Counter(bound, SlidingWindow(period_s), Pace(period_s))
+            counter = self._counters[bound.key] = self._new_counter(bound)
         elif counter.bound.limit is not bound.limit:
-            counter.change(bound)
+            counter.change(bound, self._clock.monotonic())
+        return counter
+
+    def _new_counter(self, bound: Bound) -> Counter:
+        limit = bound.limit
+        counter = Counter(bound, SlidingWindow(limit.period_s), Pace(limit.period_s))
+        recalled_at, calls = self._earlier.get(limit.endpoint, (0.0, ()))
+        for call in calls:
+            if call.counts_for(bound):
+                amount = 1 if limit.metric == "calls" else call.tokens
+                counter.window.take(amount, recalled_at - call.age_s, settled=True)
         return counter
 
     def _wake(self, line: _Line, at: float, now: float) -> None:
@@ -313,10 +367,10 @@ class RateLimiter:
         if held and held[0].held_by is not None:
             line.told_at = now
             _LOGGER.info(
-                'endpoint "%s": %d calls wait for %s; the next goes in %.1f s',
+                'endpoint "%s": calls waiting for %s: %d; the next goes in %.1f s',
                 line.endpoint,
-                sum(1 for _ in line.queue),
                 held[0].held_by.describe(),
+                sum(1 for _ in line.queue),
                 max(0.0, held[0].ready_at - now),
             )
 

@@ -72,7 +72,7 @@ class Gateway:
         self._clock = clock
         self._transport = transport
         self._reuse = ReuseCache(clock.monotonic)
-        self._counter = TokenCounter()
+        self.counter = TokenCounter()
         self._usual_answers: dict[str, UsualAnswer] = {}
         self.limiter = RateLimiter(clock)
         self.delivery = Delivery(Upstream(providers, transport, clock), clock)
@@ -141,8 +141,8 @@ class Gateway:
             if found is not None:
                 return found, True
             admission = await self._admit(endpoint, prompt, progress)
-            if progress.key in reuse:  # another call asked for the same while this one waited
-                _settle(admission, 0, sent=False)
+            if admission is not None and progress.key in reuse:  # another call asked for the same while this one waited
+                admission.settle(0, sent=False)
                 continue
             make = partial(self._make_admitted, plan, endpoint, prompt, progress, admission)
             return await reuse.lead(progress.key, ttl_s, make), False
@@ -160,7 +160,8 @@ class Gateway:
             made = await self._answer(plan, endpoint, prompt, progress)
             return made
         finally:
-            _settle(admission, progress.used_tokens(made) if admission else 0, sent=progress.sent)
+            if admission is not None:
+                admission.settle(progress.used_tokens(made), sent=progress.sent)
 
     async def _admit(self, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress) -> Admission | None:
         """Wait for the rate limits that the caller meets; None where there are none.
@@ -169,9 +170,10 @@ class Gateway:
             CallError: A limit has no room and the call may not wait.
         """
         needed = progress.access.requirements
+        if not needed and endpoint.routing != "least_cost":
+            return None
         counts_tokens = any(bound.limit.metric == "tokens" for requirement in needed for bound in requirement)
-        if counts_tokens or endpoint.routing == "least_cost":
-            progress.tokens = self._expected(endpoint, prompt, exact=counts_tokens)
+        progress.tokens = self._expected(endpoint, prompt, exact=counts_tokens)
         if not needed:
             return None
         admitting = self.limiter.admit(needed, progress.tokens, progress.flow, paced=progress.paced)
@@ -183,7 +185,7 @@ class Gateway:
     def _expected(self, endpoint: Endpoint, prompt: Prompt, *, exact: bool) -> Tokens:
         """Return what a call may come to."""
         model = endpoint.entities[0].model
-        asked = self._counter.count(prompt.request, model) if exact else estimate_tokens(prompt.characters)
+        asked = self.counter.count(prompt.request, model) if exact else estimate_tokens(prompt.characters)
         if endpoint.task == EMBEDDINGS:
             return Tokens(asked, 0, is_bounded=True)
         longest = longest_answer({**endpoint.entities[0].parameters, **prompt.request.parameters})
@@ -249,18 +251,13 @@ class Gateway:
                 progress.checked = plan.checker.check(exchange.answer.content)
             except AnswerMismatch as mismatch:
                 mismatches += 1
-                if not mismatch.retryable or mismatches > 1:
+                if not mismatch.retryable or mismatches > 1 or not tries.unusable():
                     progress.keep(made)
                     raise self._mismatched(plan, mismatch, progress) from None
                 progress.spent(exchange.answer)
                 request = _with_correction(request, exchange.answer.content, mismatch)
             else:
                 return made
-
-
-def _settle(admission: Admission | None, tokens: int, *, sent: bool) -> None:
-    if admission is not None:
-        admission.settle(tokens, sent=sent)
 
 
 def _limited(endpoint: Endpoint, reached: LimitReached, request_id: str) -> CallError:

@@ -147,7 +147,7 @@ class CallInProgress:
 
     def failed_with(self, error: ExchangeFailed) -> None:
         """Take down one attempt that failed; all failures of a call count against its one budget of retries."""
-        self.failures += 1
+        self.failures += 1 + len(error.others)
         self.tried(error)
 
     def spent(self, answer: Answer) -> None:
@@ -223,7 +223,7 @@ class CallInProgress:
 
     def _add(self, attempts: tuple[Attempt, ...]) -> None:
         self._attempts.extend(attempts)
-        self._upstream_ms += sum(attempt.duration_ms for attempt in attempts)
+        self._upstream_ms += _span_ms(attempts)
 
     @property
     def _may_quote(self) -> bool:
@@ -288,6 +288,14 @@ class CallInProgress:
             cached_input_tokens=usage.cached_input_tokens,
             reasoning_tokens=usage.reasoning_tokens,
         )
+
+
+def _span_ms(attempts: tuple[Attempt, ...]) -> float:
+    """Return the time from the first beginning to the last end; a hedge runs beside the first request."""
+    if len(attempts) < 2:
+        return attempts[0].duration_ms if attempts else 0.0
+    begun = min(attempt.started_at for attempt in attempts)
+    return max((attempt.started_at - begun).total_seconds() * 1000 + attempt.duration_ms for attempt in attempts)
 
 
 def _plus(total: int | None, more: int | None) -> int | None:

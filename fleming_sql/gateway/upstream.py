@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httpx
 
@@ -56,25 +56,38 @@ class ExchangeFailed(Exception):
 
     def __init__(
         self,
+        entity: ServedEntity,
         failure: Failure,
         request_body: str = "",
         response_body: str | None = None,
         attempts: tuple[Attempt, ...] = (),
+        others: tuple[ExchangeFailed, ...] = (),
     ) -> None:
         super().__init__(failure.message)
+        self.entity = entity
         self.failure = failure
         self.request_body = request_body
         self.response_body = response_body
         self.attempts = attempts
+        self.others = others
+        """What was sent at its side and failed too."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Target:
     """Where a request goes: the endpoint and entity as one snapshot had them."""
 
     endpoint: Endpoint
     entity: ServedEntity
     credentials: Mapping[str, Credential]
+
+
+class Why(NamedTuple):
+    """Why an attempt is made."""
+
+    reason: str
+    """See `types.Attempt`."""
+    after_error_code: str | None = None
 
 
 class Upstream:
@@ -97,7 +110,7 @@ class Upstream:
         """Return the provider that speaks the entity's wire format."""
         return self._providers.get(entity.provider)
 
-    async def send(self, target: Target, request: ModelRequest, timeout_s: float, reason: str) -> Exchange:
+    async def send(self, target: Target, request: ModelRequest, timeout_s: float, why: Why) -> Exchange:
         """Send `request` once and return the answer.
 
         Raises:
@@ -110,12 +123,13 @@ class Upstream:
             secrets = await self._secrets(provider, target)
             headers = provider.authorize(entity, outgoing, secrets)
         except BadProviderRequest as error:
-            raise ExchangeFailed(Failure("request", str(error))) from None
+            raise ExchangeFailed(entity, Failure("request", str(error))) from None
         except CredentialError as error:
-            raise ExchangeFailed(Failure("credential", str(error))) from None
+            raise ExchangeFailed(entity, Failure("credential", str(error))) from None
         except Exception as error:  # noqa: BLE001  its text may hold what it failed on: the request, or the key
-            raise ExchangeFailed(Failure("request", f"the request cannot be built ({type(error).__name__})")) from None
-        exchange = _OneExchange(self._clock, target, request, outgoing, secrets, reason)
+            told = f"the request cannot be built ({type(error).__name__})"
+            raise ExchangeFailed(entity, Failure("request", told)) from None
+        exchange = _OneExchange(self._clock, target, request, outgoing, secrets, why)
         transport = self._transport_for(provider, entity)
         return await exchange.run(provider, transport, self._http_request(target, outgoing, headers), timeout_s)
 
@@ -163,14 +177,14 @@ class _OneExchange:
         request: ModelRequest,
         outgoing: OutgoingRequest,
         secrets: Mapping[str, Secret],
-        reason: str,
+        why: Why,
     ) -> None:
         self._clock = clock
         self._target = target
         self._request = request
         values = [secret.reveal() for secret in secrets.values()]
         self._secret_forms = {form for value in values for form in (value, jsontext.dumps(value)[1:-1])}
-        self._reason = reason
+        self._why = why
         self._request_body = self._clean(outgoing.body.decode("utf-8", "replace"))
         self._response_body: str | None = None
         self._status = 0
@@ -248,8 +262,9 @@ class _OneExchange:
         return self._fail_with(Failure(kind, shorten(self._clean(message)), status=self._status, refusal=refusal))
 
     def _fail_with(self, failure: Failure) -> ExchangeFailed:
+        failure = replace(failure, chance=self._clock.random())
         attempt = self._attempt(code_of(failure), failure.message)
-        return ExchangeFailed(failure, self._request_body, self._response_body, (attempt,))
+        return ExchangeFailed(self._target.entity, failure, self._request_body, self._response_body, (attempt,))
 
     def _attempt(self, error_code: str | None, error_message: str | None) -> Attempt:
         return Attempt(
@@ -261,8 +276,9 @@ class _OneExchange:
             status_code=self._status,
             error_code=error_code,
             error_message=error_message,
-            reason=self._reason,
+            reason=self._why.reason,
             inputs=max(1, len(self._request.inputs)),
+            after_error_code=self._why.after_error_code,
         )
 
     def _beginning(self) -> str:

@@ -32,11 +32,15 @@ MAX_PATIENCE_ROUNDS: Final = 2
 """The same at a large limit, in rounds, so that a refusal has come back before the next place is opened."""
 COLLAPSE: Final = 5.0
 """Latencies that have grown this many times are taken for a queue."""
+QUICK_S: Final = 1.0
+"""Answers within a second are no queue worth shortening, however quick they were before."""
 _FEWER: Final = 0.75  # of the requests: a clear difference in refusals if they are due to the load, at a small price
 _FEWEST: Final = 0.05  # share of refusals; fewer do not bring the limit down far
 _MOST: Final = 0.4  # a provider that refuses more is in trouble, whatever the cause
 _CHANGE: Final = 0.1  # in the share of refusals: six standard deviations at the windows used here
-_SETTLING: Final = 64  # answers before the usual latency is known well enough to compare with
+_SETTLING: Final = (
+    64  # answers, and two rounds besides, before the usual latency is known: connections are opened first
+)
 
 
 class _LowerQuartile:
@@ -224,8 +228,8 @@ class AdaptiveLimit:
         self._recent.see(latency)
         self._seen += 1
         return (
-            self._recent.value > COLLAPSE * self._usual.value
-            and self._seen > _SETTLING
+            self._recent.value > max(QUICK_S, COLLAPSE * self._usual.value)
+            and self._seen > _SETTLING + 2 * self._limit
             and 2 * ticket.rank > self._limit > 1
         )
 

@@ -37,17 +37,21 @@ class Failure:
     retry_after_s: float | None = None
     refusal: Refusal | None = None
     """Why the model will not answer, where it says so and another one might."""
+    chance: float = 0.5
+    """In [0, 1), the jitter of the pause that follows: one for all calls that shared the request, to share the next."""
 
 
 _CODES: Final[Mapping[int, str]] = MappingProxyType(
     {
         400: "BAD_REQUEST",
         401: "UNAUTHENTICATED",
+        402: "PAYMENT_REQUIRED",
         403: "PERMISSION_DENIED",
         404: "RESOURCE_DOES_NOT_EXIST",
         408: "DEADLINE_EXCEEDED",
         413: "REQUEST_TOO_LARGE",
         422: "UNPROCESSABLE_ENTITY",
+        425: "TEMPORARILY_UNAVAILABLE",
         429: "REQUEST_LIMIT_EXCEEDED",
         500: "INTERNAL_ERROR",
         503: "TEMPORARILY_UNAVAILABLE",

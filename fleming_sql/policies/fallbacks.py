@@ -68,7 +68,7 @@ class Step:
 
     entity: ServedEntity
     wait_s: float
-    reason: Literal["fallback", "retry"]
+    reason: Literal["first", "schema_mismatch", "fallback", "retry"]
     forced: bool = False
     """Asked although it is left out, because nobody else is left to ask."""
 
@@ -81,7 +81,7 @@ class Tries:
 
     Example:
         >>> tries = Tries(endpoint)
-        >>> tries.failed(first, Failure("status", "overloaded", status=503), now=0.0, chance=0.5)
+        >>> tries.failed(first, Failure("status", "overloaded", status=503), now=0.0)
         >>> tries.next([second], now=0.0, remaining_s=60.0).entity is second
         True
     """
@@ -90,32 +90,39 @@ class Tries:
         self._endpoint = endpoint
         self._tried: dict[str, _Tried] = {}
         self._made = 0
+        self._unusable = 0
         self._over = False
 
     @property
     def _budget(self) -> int:
         entities = len(self._endpoint.entities) if self._endpoint.fallback_enabled else 1
-        return max(1 + self._endpoint.max_retries, entities)
+        return max(1 + self._endpoint.max_retries, entities + self._unusable)
 
-    def failed(self, entity: ServedEntity, failure: Failure, now: float, chance: float) -> None:
+    def failed(self, entity: ServedEntity, failure: Failure, now: float) -> None:
         """Take down a failed attempt.
 
         Args:
             entity: Who was asked.
             failure: What went wrong.
             now: Seconds.
-            chance: A number in [0, 1), the jitter of the pause before the same entity is asked again.
         """
         self._made += 1
         verdict = judge(failure, self._endpoint)
         self._over = self._over or verdict == "final"
-        pause_s = backoff(self._made, chance) if failure.retry_after_s is None else failure.retry_after_s
+        pause_s = backoff(self._made, failure.chance) if failure.retry_after_s is None else failure.retry_after_s
         credential_failed = failure.kind == "credential" or failure.status in CREDENTIAL_STATUSES
         self._tried[entity.name] = _Tried(entity, verdict, now + pause_s, credential_failed)
 
+    def unusable(self) -> bool:
+        """Take down an attempt whose answer was not in the asked-for format; return whether it may be asked again."""
+        self._made += 1
+        self._unusable += 1
+        return self._made <= self._endpoint.max_retries
+
     def ahead(self, allowed: Sequence[ServedEntity], entity: ServedEntity) -> int:
         """Return how many attempts may follow the one at `entity`, should it not be answered in time."""
-        others = sum(1 for other in self._untried(allowed) if other.name != entity.name)
+        alone = len(self._endpoint.entities) == 1
+        others = 0 if alone else sum(1 for other in self._untried(allowed) if other.name != entity.name)
         again = self._endpoint.retry_on_timeout and self._made < self._endpoint.max_retries
         return others + again
 
@@ -133,10 +140,10 @@ class Tries:
         if untried:
             return Step(untried[0], 0.0, "fallback")
         step = self._again(allowed, now)
-        if step is not None and step.wait_s < remaining_s:
-            return step
         left_out = self._untried(self._endpoint.entities)
-        return Step(left_out[0], 0.0, "fallback", forced=True) if left_out else None
+        if left_out and (step is None or step.forced or step.wait_s >= remaining_s):
+            return Step(left_out[0], 0.0, "fallback", forced=True)
+        return step if step is not None and step.wait_s < remaining_s else None
 
     def _untried(self, entities: Sequence[ServedEntity]) -> list[ServedEntity]:
         """Return who has not been asked yet, and does not use a key that was just refused."""

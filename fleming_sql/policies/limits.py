@@ -37,6 +37,14 @@ class Bound:
         """Whether it holds for every caller of the endpoint."""
         return self.limit.key == "endpoint"
 
+    @property
+    def unpaced_amount(self) -> int:
+        """How much of it a batch may use as fast as it can, before it is paced.
+
+        None of a minute's. Half of an hour's: a small batch need not be spread over an hour that has room for it.
+        """
+        return self.limit.amount // 2 if self.limit.period == "hour" else 0
+
     def describe(self) -> str:
         """Return it in words, with the row to change.
 
@@ -46,6 +54,8 @@ class Bound:
         """
         limit = self.limit
         whom = f'endpoint "{limit.endpoint}"' if self.counted is None else f'{_KIND[limit.key]} "{self.counted}"'
+        if limit.key == "user" and limit.principal is None:
+            whom = f'use by "{self.counted}", as by each'
         row = f"{limit.endpoint}/{limit.key}/{limit.principal or '-'}/{limit.metric}/{limit.period}"
         return (
             f"the limit of {limit.amount} {limit.metric} per {limit.period} for the {whom} "

@@ -122,6 +122,11 @@ class Pace:
         start = now if now - self._next > CATCH_UP_S else self._next
         self._next = start + amount * self._period_s / limit
 
+    def rescale(self, old: int, new: int, now: float) -> None:
+        """Go on at the pace of a limit that was changed."""
+        if old != new and self._next > now:
+            self._next = now + (self._next - now) * old / new
+
     def gave_back(self, amount: int, limit: int) -> None:
         """Count less (or, negative, more) than was taken for an admission made before."""
         self._next -= amount * self._period_s / limit

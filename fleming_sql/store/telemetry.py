@@ -65,6 +65,21 @@ _INSERT_ONE: Final = (
 )
 _INSERT: Final = f"insert into serving.calls ({', '.join(_CALL_COLUMNS)}) from {_BATCH}"
 
+_ADMITTED: Final = """
+with sent as (
+    select
+        epoch(now() at time zone 'UTC' - request_time) - limit_wait_ms / 1000 as age_s,
+        requester,
+        coalesce(input_token_count, 0) + coalesce(output_token_count, 0) as tokens
+    from serving.calls
+    where endpoint_name = ? and request_time >= now() at time zone 'UTC' - to_seconds(?) and request_time < ?
+        and not cache_hit and served_entity_id is not null  -- embeddings that shared a request have no attempts
+)
+select age_s, requester, tokens
+from sent
+order by age_s desc
+"""
+
 
 class CallLog:
     """The log of one store.
@@ -115,6 +130,20 @@ class CallLog:
                         f"results are held back: {error}"
                     ) from error
                 raise
+
+    def admitted(self, endpoint: str, before: datetime, seconds: float) -> list[tuple[float, str, int]]:
+        """Return the calls that were sent within the last seconds by earlier processes, the oldest first.
+
+        Args:
+            endpoint: Its name.
+            before: When this process opened the store.
+            seconds: How far back to look from now.
+
+        Returns:
+            For each its age in seconds, its requester and its tokens.
+        """
+        with self._lock:
+            return self._cursor.execute(_ADMITTED, [endpoint, seconds, _naive(before)]).fetchall()
 
     def _take(self) -> list[CallRecord]:
         return [self._pending.popleft() for _ in range(len(self._pending))]

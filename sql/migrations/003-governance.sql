@@ -125,7 +125,7 @@ comment on column rate_limits.calls is 'Calls in any period; either calls or tok
 comment on column rate_limits.tokens is 'Input and output tokens in any period; either calls or tokens';
 comment on column rate_limits.renewal_period is 'minute or hour: a window that slides, not one that begins anew';
 comment on column rate_limits.on_exceeded is 'wait paces the calls, reject fails them with status 429';
-comment on column rate_limits.max_wait_ms is 'With wait: how long the next call of a statement may wait before it is refused; NULL is as long as it takes';
+comment on column rate_limits.max_wait_ms is 'With wait: how long a call that is the next of its statement may wait before it is refused; NULL is as long as it takes';
 
 -- one row is the price of a model from a time on
 create table model_prices (
@@ -147,3 +147,4 @@ comment on column model_prices.cached_input_per_million is 'US dollars for a mil
 comment on column model_prices.valid_from is 'UTC';
 
 alter table serving.calls add column limit_wait_ms double default 0;
+alter table serving.calls add column attempts.element.after_error_code varchar;

@@ -36,8 +36,7 @@ with requests as (
         databricks_request_id,
         endpoint_name,
         unnest(attempts) as attempt,
-        generate_subscripts(attempts, 1) as number,
-        attempts
+        generate_subscripts(attempts, 1) as number
     from serving.calls
 )
 select
@@ -52,7 +51,7 @@ select
     attempt.error_code as error_code,
     attempt.error_message as error_message,
     attempt.reason as reason,
-    if(number > 1, attempts[number - 1].error_code, null) as after_error_code,
+    attempt.after_error_code as after_error_code,
     attempt.inputs as inputs,
     number::integer as attempt_number
 from requests;
@@ -135,7 +134,7 @@ comment on column serving.attempts.status_code is 'HTTP status; 0 where none cam
 comment on column serving.attempts.error_code is 'Short code of the failure; NULL for success';
 comment on column serving.attempts.error_message is 'What the provider or the network said';
 comment on column serving.attempts.reason is 'first, retry (the same entity), fallback (another one), hedge (beside one that takes long), or schema_mismatch where the answer before did not fit';
-comment on column serving.attempts.after_error_code is 'Error of the attempt before, which led to this one';
+comment on column serving.attempts.after_error_code is 'Error that led to this one: of the attempt before, or of one that sent no request because no key could be had';
 comment on column serving.attempts.attempt_number is 'Counts the requests of the call, from 1';
 comment on column serving.attempts.inputs is 'Inputs it carried; more than 1 where embedding calls shared it';
 

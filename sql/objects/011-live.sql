@@ -40,9 +40,9 @@ order by e.endpoint, e.position, e.name;
 comment on view serving.entity_health is 'One row is one served entity as the gateway sees it now: whether its circuit breaker leaves it out and why, how many requests it gets at once, how fast it answers. It begins anew with the process';
 comment on column serving.entity_health.endpoint_name is 'Its endpoint';
 comment on column serving.entity_health.served_entity_name is 'Its name';
-comment on column serving.entity_health.state is 'closed: it is asked; open: it is left out; half_open: one call tries it again';
+comment on column serving.entity_health.state is 'closed: it is asked; open: it is left out where another can be asked; half_open: one call tries it again';
 comment on column serving.entity_health.recent_calls is 'Answers and failures within endpoints.breaker_window_ms';
-comment on column serving.entity_health.failure_share is 'Share of failures among them; refusals with 429 are not failures';
+comment on column serving.entity_health.failure_share is 'Share of failures among them; a refusal with 429 is one only where nothing else was under way';
 comment on column serving.entity_health.probe_in_ms is 'When a call will try an entity that is left out; NULL where it is not';
 comment on column serving.entity_health.last_error_code is 'Code of its latest failure; SLOW where it took ten times as long as another entity';
 comment on column serving.entity_health.last_error_message is 'What it said; NULL where endpoints.payload_logging is off';
@@ -76,7 +76,15 @@ select
     amount,
     used,
     greatest(amount - used, 0) as remaining
-from live
+from live as l
+where exists (
+    from main.rate_limits as r
+    where r.endpoint = l.endpoint_name
+        and r.key = l.key
+        and r.renewal_period = l.renewal_period
+        and (r.principal is null or r.principal = l.principal)
+        and if(l.metric = 'calls', r.calls, r.tokens) is not null
+)
 order by endpoint_name, key, principal nulls first, metric, renewal_period;
 
 comment on view serving.rate_limit_usage is 'One row is one counter of a rate limit that calls have met: how much of it the last minute or hour has used';
@@ -86,7 +94,7 @@ comment on column serving.rate_limit_usage.principal is 'Whose use is counted; N
 comment on column serving.rate_limit_usage.metric is 'calls or tokens';
 comment on column serving.rate_limit_usage.renewal_period is 'minute or hour';
 comment on column serving.rate_limit_usage.amount is 'The limit';
-comment on column serving.rate_limit_usage.used is 'Admitted within the period that ends now; tokens of calls under way are estimates';
+comment on column serving.rate_limit_usage.used is 'Admitted within the period that ends now; tokens of calls under way are estimates. More than amount where somebody is in several groups, since each counts';
 comment on column serving.rate_limit_usage.remaining is 'What is left of it now';
 
 -- one row is one vector of a running statement

@@ -5,7 +5,7 @@ requests as (
     select
         served_entity_id,
         count(*) as requests,
-        count(*) filter (where error_code is not null) as request_errors,
+        count(*) filter (where error_code <> 'CANCELLED') as request_errors,
         count(*) filter (where reason = 'fallback') as fallback_requests,
         quantile_cont(duration_ms, 0.5) filter (where error_code is null) as p50_latency_ms,
         quantile_cont(duration_ms, 0.95) filter (where error_code is null) as p95_latency_ms
@@ -63,7 +63,7 @@ comment on column serving.entity_comparison.calls is 'Calls that ended with it, 
 comment on column serving.entity_comparison.share_of_calls is 'Of the calls of its endpoint and version';
 comment on column serving.entity_comparison.failed_calls is 'Calls that failed, with it as the last that was asked';
 comment on column serving.entity_comparison.requests is 'Requests sent to it: first ones, retries, fallbacks and hedges';
-comment on column serving.entity_comparison.request_errors is 'Of these, without an answer that could be used';
+comment on column serving.entity_comparison.request_errors is 'Of these, without an answer that could be used; those that were broken off do not count';
 comment on column serving.entity_comparison.error_share is 'request_errors / requests';
 comment on column serving.entity_comparison.fallback_requests is 'Requests it got because another entity failed';
 comment on column serving.entity_comparison.p50_latency_ms is 'Half of its answers came within';

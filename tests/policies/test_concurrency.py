@@ -232,7 +232,7 @@ def test_heavy_tails_are_no_collapse(seed: int, sigma: float, ceiling: int) -> N
     assert min(limit for _, limit in run.limits) == ceiling
 
 
-@pytest.mark.parametrize("times", [8, 20, 100])
+@pytest.mark.parametrize("times", [20, 100])
 @pytest.mark.parametrize("sigma", [0.0, 0.6])
 def test_answers_that_become_longer_for_good_cost_one_or_two_halvings_and_the_limit_grows_back(
     sigma: float, times: int
