@@ -1,27 +1,57 @@
 -- Who may call, how much, and where calls go. Wrong values in these tables and columns are not refused when they are
 -- written: they are rows of config_problems, and the calls that would meet them fail with the same words.
 
-alter table endpoints add column routing varchar default 'weighted';
-alter table endpoints alter column routing set not null;
-alter table endpoints add column sticky_key varchar;
-alter table endpoints add column fallback_on varchar[] default [];
-alter table endpoints alter column fallback_on set not null;
-alter table endpoints add column retry_on_timeout boolean default false;
-alter table endpoints alter column retry_on_timeout set not null;
-alter table endpoints add column attempt_timeout_ms integer;
-alter table endpoints add column hedge_after_ms integer;
-alter table endpoints add column hedge_percentile double;
-alter table endpoints add column adaptive_concurrency boolean default true;
-alter table endpoints alter column adaptive_concurrency set not null;
-alter table endpoints add column breaker_failure_share double default 0.5;
-alter table endpoints alter column breaker_failure_share set not null;
-alter table endpoints add column breaker_min_calls integer default 20;
-alter table endpoints alter column breaker_min_calls set not null;
-alter table endpoints add column breaker_window_ms integer default 10000;
-alter table endpoints alter column breaker_window_ms set not null;
-alter table endpoints add column breaker_open_ms integer default 5000;
-alter table endpoints alter column breaker_open_ms set not null;
+-- The same table with more columns; DuckDB 1.5 cannot add some that are NOT NULL to a table with rows.
+create table governed_endpoints (
+    name varchar primary key check (name <> ''),
+    task varchar not null default 'llm/v1/chat' check (task in (
+        'llm/v1/chat', 'llm/v1/completions', 'llm/v1/embeddings', 'llm/v1/responses',
+        'agent/v1/chat', 'agent/v1/responses', 'custom'
+    )),
+    description varchar,
+    enabled boolean not null default true,
+    fallback_enabled boolean not null default true,
+    payload_logging boolean not null default true,
+    usage_tracking boolean not null default true,
+    cache_ttl_seconds bigint default 86400 check (cache_ttl_seconds >= 0),
+    max_concurrency integer not null default 128 check (max_concurrency between 1 and 100000),
+    timeout_ms integer not null default 120000 check (timeout_ms > 0),
+    connect_timeout_ms integer not null default 10000 check (connect_timeout_ms > 0),
+    max_retries integer not null default 4 check (max_retries between 0 and 100),
+    max_response_bytes bigint not null default 33554432 check (max_response_bytes > 0),
+    max_logged_bytes bigint not null default 1048576 check (max_logged_bytes >= 0),
+    default_parameters json not null default '{}',
+    guardrails_fail_open boolean not null default false,
+    tags json not null default '{}',
+    routing varchar not null default 'weighted',
+    sticky_key varchar,
+    fallback_on varchar[] not null default [],
+    retry_on_timeout boolean not null default false,
+    attempt_timeout_ms integer,
+    hedge_after_ms integer,
+    hedge_percentile double,
+    adaptive_concurrency boolean not null default true,
+    breaker_failure_share double not null default 0.5,
+    breaker_min_calls integer not null default 20,
+    breaker_window_ms integer not null default 10000,
+    breaker_open_ms integer not null default 5000
+);
+insert into governed_endpoints by name from endpoints;
+drop table endpoints;
+alter table governed_endpoints rename to endpoints;
 
+comment on table endpoints is 'One row is one endpoint: the name that ai_query takes, its task and its limits';
+comment on column endpoints.task is 'llm/v1/chat, llm/v1/completions, llm/v1/embeddings, llm/v1/responses, agent/v1/chat, agent/v1/responses or custom';
+comment on column endpoints.enabled is 'false refuses all calls';
+comment on column endpoints.payload_logging is 'false keeps the row of a call in serving.inference without its bodies';
+comment on column endpoints.usage_tracking is 'false keeps calls out of serving.endpoint_usage';
+comment on column endpoints.cache_ttl_seconds is 'How long an answer may be reused for an identical request; NULL switches reuse off';
+comment on column endpoints.connect_timeout_ms is 'For opening a connection, within timeout_ms';
+comment on column endpoints.max_response_bytes is 'A longer answer is refused while it is being read';
+comment on column endpoints.max_logged_bytes is 'A longer body is left out of the log, with MAX_REQUEST_SIZE_EXCEEDED or MAX_RESPONSE_SIZE_EXCEEDED';
+comment on column endpoints.default_parameters is 'JSON object of model parameters; modelParameters of a call win';
+comment on column endpoints.guardrails_fail_open is 'Reserved for guardrails: whether a broken one lets calls pass';
+comment on column endpoints.tags is 'JSON object of your own labels';
 comment on column endpoints.fallback_enabled is 'Whether the other served entities are tried, in the order of their position, when one fails';
 comment on column endpoints.timeout_ms is 'For a whole call with its retries and fallbacks, counted from its first attempt; waiting for a place or a rate limit does not count';
 comment on column endpoints.max_concurrency is 'Upstream requests under way at once, over all served entities';
