@@ -211,8 +211,8 @@ class Session:
         with self._recalling:
             if endpoint not in self._recalled:
                 earlier = [
-                    Earlier(age_s, user, snapshot.groups_of.get(user, frozenset()), tokens)
-                    for age_s, user, tokens in self._log.admitted(endpoint, self._opened_at, _RECALLED_S)
+                    Earlier(age_s, user, snapshot.groups_of.get(user, frozenset()), calls, tokens)
+                    for age_s, user, calls, tokens in self._log.admitted(endpoint, self._opened_at, _RECALLED_S)
                 ]
                 self._engine.call(self.gateway.limiter.recall(endpoint, earlier))
                 self._recalled.add(endpoint)

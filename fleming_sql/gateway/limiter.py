@@ -20,6 +20,7 @@ from fleming_sql.policies.windows import Admitted, Pace, SlidingWindow
 
 TELL_EVERY_S: Final = 5.0
 """How often a wait is logged."""
+_TIDY_FROM: Final = 1000
 _NEVER: Final = float("inf")
 _LOGGER: Final = logging.getLogger("fleming_sql")
 
@@ -123,11 +124,13 @@ class _Line:
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """A call that an earlier process admitted."""
+    """What an earlier process admitted of one user's calls within one second."""
 
     age_s: float
+    """Of the latest of them."""
     user: str
     groups: frozenset[str]
+    calls: int
     tokens: int
 
     def counts_for(self, bound: Bound) -> bool:
@@ -153,6 +156,7 @@ class RateLimiter:
         self._counters: dict[CounterKey, Counter] = {}
         self._lines: dict[str, _Line] = {}
         self._earlier: dict[str, tuple[float, Sequence[Earlier]]] = {}
+        self._tidy_at = _TIDY_FROM
 
     async def recall(self, endpoint: str, calls: Sequence[Earlier]) -> None:
         """Count the calls of earlier processes, the oldest first, in counters that are yet to be made."""
@@ -336,10 +340,19 @@ class RateLimiter:
     def _counter(self, bound: Bound) -> Counter:
         counter = self._counters.get(bound.key)
         if counter is None:
+            self._forget_idle()
             counter = self._counters[bound.key] = self._new_counter(bound)
         elif counter.bound.limit is not bound.limit:
             counter.change(bound, self._clock.monotonic())
         return counter
+
+    def _forget_idle(self) -> None:
+        """Drop the counters that hold nothing, once there are twice as many as were left the last time."""
+        if len(self._counters) < self._tidy_at:
+            return
+        now = self._clock.monotonic()
+        self._counters = {key: counter for key, counter in self._counters.items() if counter.window.used(now)}
+        self._tidy_at = max(_TIDY_FROM, 2 * len(self._counters))
 
     def _new_counter(self, bound: Bound) -> Counter:
         limit = bound.limit
@@ -347,7 +360,7 @@ class RateLimiter:
         recalled_at, calls = self._earlier.get(limit.endpoint, (0.0, ()))
         for call in calls:
             if call.counts_for(bound):
-                amount = 1 if limit.metric == "calls" else call.tokens
+                amount = call.calls if limit.metric == "calls" else call.tokens
                 counter.window.take(amount, recalled_at - call.age_s, settled=True)
         return counter
 

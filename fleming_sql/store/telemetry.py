@@ -75,9 +75,10 @@ with sent as (
     where endpoint_name = ? and request_time >= now() at time zone 'UTC' - to_seconds(?) and request_time < ?
         and not cache_hit and served_entity_id is not null  -- embeddings that shared a request have no attempts
 )
-select age_s, requester, tokens
+select min(age_s) as latest, requester, count(*), sum(tokens)::bigint
 from sent
-order by age_s desc
+group by requester, floor(age_s)
+order by latest desc
 """
 
 
@@ -131,8 +132,8 @@ class CallLog:
                     ) from error
                 raise
 
-    def admitted(self, endpoint: str, before: datetime, seconds: float) -> list[tuple[float, str, int]]:
-        """Return the calls that were sent within the last seconds by earlier processes, the oldest first.
+    def admitted(self, endpoint: str, before: datetime, seconds: float) -> list[tuple[float, str, int, int]]:
+        """Return what calls were sent within the last seconds by earlier processes, the oldest first.
 
         Args:
             endpoint: Its name.
@@ -140,7 +141,7 @@ class CallLog:
             seconds: How far back to look from now.
 
         Returns:
-            For each its age in seconds, its requester and its tokens.
+            For each second and requester the age in seconds of the latest call, how many there were, their tokens.
         """
         with self._lock:
             return self._cursor.execute(_ADMITTED, [endpoint, seconds, _naive(before)]).fetchall()
