@@ -13,7 +13,7 @@ from fleming_sql.gateway.gate import FairGate
 from fleming_sql.policies.breaker import Breaker, BreakerSettings
 from fleming_sql.policies.concurrency import AdaptiveLimit, Ticket
 from fleming_sql.policies.failures import Failure, code_of
-from fleming_sql.policies.fallbacks import CREDENTIAL_STATUSES, THROTTLED, outcome
+from fleming_sql.policies.fallbacks import THROTTLED, is_of_credential, outcome
 from fleming_sql.policies.latency import Latencies
 from fleming_sql.types import Credential, Endpoint, ServedEntity
 
@@ -166,7 +166,7 @@ class HealthBoard:
         """Count a failure."""
         now = self._clock.monotonic()
         health, found = sent.health, outcome(failure)
-        if failure.kind == "credential" or failure.status in CREDENTIAL_STATUSES:
+        if is_of_credential(failure):
             for name in credentials_of(health.entity):
                 if name in credentials:
                     self._refused_keys[credentials[name]] = now + CREDENTIAL_PAUSE_S

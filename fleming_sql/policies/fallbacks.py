@@ -40,6 +40,11 @@ def judge(failure: Failure, endpoint: Endpoint) -> Verdict:
     return "final" if failure.kind == "too_large" else "elsewhere"
 
 
+def is_of_credential(failure: Failure) -> bool:
+    """Return whether the key is at fault: it cannot be had, or was refused."""
+    return failure.refusal is None and (failure.kind == "credential" or failure.status in CREDENTIAL_STATUSES)
+
+
 def outcome(failure: Failure) -> Literal["answered", "failed", "refused", "unsent"]:
     """Return what a failure says about the entity's health; one that answers 400 is well."""
     if failure.kind == "request":
@@ -110,8 +115,7 @@ class Tries:
         verdict = judge(failure, self._endpoint)
         self._over = self._over or verdict == "final"
         pause_s = backoff(self._made, failure.chance) if failure.retry_after_s is None else failure.retry_after_s
-        credential_failed = failure.kind == "credential" or failure.status in CREDENTIAL_STATUSES
-        self._tried[entity.name] = _Tried(entity, verdict, now + pause_s, credential_failed)
+        self._tried[entity.name] = _Tried(entity, verdict, now + pause_s, is_of_credential(failure))
 
     def unusable(self) -> bool:
         """Take down an attempt whose answer was not in the asked-for format; return whether it may be asked again."""
