@@ -19,6 +19,7 @@ COMMAND_TIMEOUT_S: Final = 10.0
 REUSE_S: Final = 300.0
 """How long the answer of a slow source (keyring, command) is reused."""
 
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _REFERENCE: Final = re.compile(r"\{\{secrets/(.+)\}\}")
 
 
@@ -63,6 +64,8 @@ class CredentialResolver:
                 f'the credential "{name}" does not exist: insert it into fleming.credentials (name, source, reference)'
             )
         if credential.source == "env":
+            if not _VARIABLE.fullmatch(credential.reference):  # not told: it may be the key itself
+                raise _error(credential, "its reference is not the name of an environment variable")
             return _checked(credential, os.environ.get(credential.reference))
         known = self._slow.get(credential)
         if known and self._monotonic() - known[0] < REUSE_S:

@@ -106,6 +106,7 @@ async def admit(
 ) -> tuple[float, Admission]:
     """Return when the call was admitted, and its admission."""
     admission = await limiter.admit(needed, tokens, Flow(user, statement), paced=paced)
+    admission.send()
     return now(), admission
 
 
@@ -642,6 +643,7 @@ async def one_of_many(limiter: RateLimiter, provider: Provider, asked: dict[str,
     reserved = tokens.within(amounts["tokens"])
     try:
         admission = await limiter.admit(needed, tokens, Flow(user, (user, asked["statement"])), paced=asked["paced"])
+        admission.send()
     except LimitReached:
         return "refused"
     entries = provider.admitted({"calls": 1, user: 1, "tokens": reserved})

@@ -608,7 +608,7 @@ def test_progress_shows_what_a_statement_waits_for(con: Connection, model: MockM
     with in_background(con, "select ai_query('chat', 'q' || i) from range(2000) t(i)"):
         until(watcher, f"{WAITING} and (select max(calls_done) from fleming.serving.progress) = 1")
         rows = watcher.execute(
-            "select requester, calls_done, calls_failed, calls_ahead + waiting_for_limit, limit_reached, "
+            "select requester, calls_done, calls_failed, calls_left, limit_reached, "
             "next_call_in_ms from fleming.serving.progress"
         ).fetchall()
 

@@ -58,7 +58,9 @@ class Connection:
         self._session.check_usable()
         cursor = self._con.cursor()
         make_visible(cursor, self._session)
-        return Connection(cursor, self._session, self._caller)
+        connection = Connection(cursor, self._session, self._caller)
+        self._session.adopt(self._id, connection._id)
+        return connection
 
     duplicate = cursor
 
@@ -69,7 +71,7 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection; the last one of a database also closes the gateway and its store."""
-        self._session.cancel(self._id)
+        self._session.cancel_family(self._id)  # DuckDB closes its cursors too
         self._close_bare()
         self._released()
 
@@ -88,7 +90,7 @@ class Connection:
                 if time.monotonic() > deadline:
                     raise
                 with suppress(duckdb.ConnectionException):
-                    self.interrupt()
+                    self._con.interrupt()
                 time.sleep(0.01)
             else:
                 return
@@ -304,7 +306,9 @@ def _normal(path: str) -> str:
 def _caller(user: str | None, groups: Iterable[str]) -> Caller:
     if isinstance(groups, str):
         raise ArgumentError("DATATYPE_MISMATCH", f"groups takes a list of names, not one text: write ['{groups}']")
-    name = user or default_user()
+    if user == "":
+        raise ArgumentError("DATATYPE_MISMATCH", "user is an empty text: name who asks, or leave it out")
+    name = default_user() if user is None else user
     return Caller(name.encode("utf-8", "replace").decode(), tuple(groups))
 
 

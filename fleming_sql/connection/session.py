@@ -33,7 +33,7 @@ from fleming_sql.transport import Transport
 from fleming_sql.transport.pooled import PooledTransport
 from fleming_sql.types import Caller, Snapshot, Task
 
-_STATEMENTS_KEPT: Final = 64
+_STATEMENTS_KEPT: Final = 1024
 _PLANS_KEPT: Final = 512
 _RECALLED_S: Final = 3600.0
 """How far back earlier processes' calls count: the longest period of a rate limit."""
@@ -97,9 +97,10 @@ class Session:
         self._recalling = threading.Lock()
         self._recalled: set[str] = set()
         self.gateway = Gateway(self._log.add, providers, transport or PooledTransport(), self._clock)
-        self._reporter = Reporter(self.gateway.delivery.board, self.gateway.limiter, self._batches, self._clock)
+        self._reporter = Reporter(self.gateway.delivery, self.gateway.limiter, self._batches, self._clock)
         self._lock = threading.Lock()
         self._callers: dict[int, Caller] = {}
+        self._cursors: dict[int, list[int]] = {}
         self._met: set[Caller] = set()
         self._pinned = False
         self.visible: dict[str, list[str]] = {}
@@ -142,6 +143,16 @@ class Session:
             return known
         return self.caller if self._met <= {self.caller} else Caller(default_user())
 
+    def adopt(self, connection_id: int, cursor_id: int) -> None:
+        """Remember that a connection was made from another one, and is closed with it."""
+        self._cursors.setdefault(connection_id, []).append(cursor_id)
+
+    def cancel_family(self, connection_id: int) -> None:
+        """Break off what a connection and those made from it have under way."""
+        self.cancel(connection_id)
+        for cursor_id in self._cursors.pop(connection_id, ()):
+            self.cancel_family(cursor_id)
+
     def keep(self, con: duckdb.DuckDBPyConnection) -> None:
         """Hold a connection open for as long as the session lasts."""
         self._kept.append(con)
@@ -174,7 +185,9 @@ class Session:
         key = (connection_id, query_id)
         with self._lock:
             known = self._statements.get(key)
-            if known is None:
+            if known is not None:
+                self._statements.move_to_end(key)  # it runs: those that no vector came from for long are dropped
+            else:
                 known = self._statements[key] = _Running(self._config.snapshot(), Tally(self._clock.now()))
                 if len(self._statements) > _STATEMENTS_KEPT:
                     self._statements.popitem(last=False)

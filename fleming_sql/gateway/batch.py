@@ -64,9 +64,9 @@ class Batch:
         return self._statement
 
     @property
-    def ahead(self) -> int:
-        """How many calls of this vector have not begun."""
-        return len(self._waiting)
+    def left(self) -> int:
+        """How many rows of this vector have no answer yet."""
+        return sum(1 for row, outcome in zip(self._rows, self._outcomes, strict=True) if row and outcome is None)
 
     def fill(self, rows: Sequence[RowCall | None]) -> None:
         """Give the rows in their order; None stands for a NULL request, which is no call."""
@@ -103,6 +103,8 @@ class Batch:
 
     def cancel(self) -> None:
         """Send no more and break off what is under way. Called on the event loop."""
+        if self._cancelled:
+            return  # a second cancellation would interrupt what logs the first
         self._stopped = self._cancelled = True
         self._waiting.clear()
         for worker in self._workers:

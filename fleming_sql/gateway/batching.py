@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from fleming_sql import jsontext
+from fleming_sql.gateway.interrupts import uninterrupted
 from fleming_sql.gateway.upstream import Cancelled, Exchange, ExchangeFailed
 from fleming_sql.policies.tokens import share_out
 from fleming_sql.types import Answer, Attempt, ModelRequest, Usage
@@ -58,10 +59,14 @@ class _Shared:
         if self.sending is None or self.sending.done() or not all(call.share.cancelled() for call in self.calls):
             return
         self.sending.cancel()
-        await asyncio.wait([self.sending])
+        await uninterrupted(_ended(self.sending))
         broken_off, self.broken_off = self.broken_off, None
         if broken_off is not None:  # told once: it was one request
             raise broken_off
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])
 
 
 class EmbeddingBatcher:

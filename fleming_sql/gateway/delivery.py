@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
@@ -21,6 +22,9 @@ from fleming_sql.policies.failures import code_of, to_call_error
 from fleming_sql.policies.fallbacks import Step, Tries
 from fleming_sql.policies.routing import first
 from fleming_sql.types import EMBEDDINGS, Endpoint, ModelRequest, ServedEntity, Snapshot
+
+_MOST_PATIENCE: Final = 2
+"""An attempt gets a third of the time that is left at least, however many entities there are."""
 
 
 class _LeftOut(Exception):
@@ -128,6 +132,11 @@ class Delivery:
                 progress.entity = exchange.entity
                 return exchange
 
+    def waiting(self, statement: str) -> int:
+        """Return how many calls of a statement wait for a place at an endpoint or an entity."""
+        gates = [*self._gates.values(), *(health.gate for health in self.board)]
+        return sum(gate.waiting_by_statement().get(statement, 0) for gate in gates)
+
     def _first(self, snapshot: Snapshot, endpoint: Endpoint, progress: CallInProgress) -> Step:
         """Return whom to ask first."""
         if progress.entity is not None:  # it has answered, only not in the asked-for format
@@ -139,6 +148,8 @@ class Delivery:
             allowed = [entity for entity in allowed if entity in asked_first]
         if not allowed:
             return Step(self.board.best(endpoint, asked_first), 0.0, "first", forced=True)
+        if len(allowed) > 1 and endpoint.fallback_enabled and endpoint.routing != "sticky":
+            allowed = self.board.with_places(endpoint, allowed)  # what it refused would come here anyway
         situation = _Situation(snapshot, endpoint, self.board, progress, self._clock)
         entity = first(endpoint.routing, allowed, situation)
         if endpoint.routing == "least_latency":
@@ -254,7 +265,7 @@ class Delivery:
         began = self._clock.monotonic()
         try:
             exchange = await self._upstream.send(
-                attempt.target, request, self._timeout_s(attempt, progress.start_clock()), attempt.why
+                attempt.target, request, self._timeout_s(attempt, progress.goes_out()), attempt.why
             )
         except ExchangeFailed as error:
             self.board.failed(sent, error.failure, attempt.target.credentials)
@@ -269,7 +280,7 @@ class Delivery:
         own_ms = attempt.target.endpoint.attempt_timeout_ms
         if own_ms is not None:
             return min(own_ms / 1000, remaining_s)
-        return remaining_s / (1 + attempt.patience)
+        return remaining_s / (1 + min(attempt.patience, _MOST_PATIENCE))
 
     def _gate(self, endpoint: Endpoint) -> FairGate:
         gate = self._gates.get(endpoint.name)

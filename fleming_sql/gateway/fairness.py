@@ -47,6 +47,14 @@ class FairQueue(Generic[T]):
             for items in statements.values():
                 yield from (item for item in items if not self._is_gone(item))
 
+    def counts(self) -> dict[Hashable, int]:
+        """Return how many items of each statement wait."""
+        found: dict[Hashable, int] = {}
+        for statements in self._users.values():
+            for statement, items in statements.items():
+                found[statement] = found.get(statement, 0) + sum(1 for item in items if not self._is_gone(item))
+        return found
+
     def users(self) -> list[Hashable]:
         """Return those who wait, whose turn it is first."""
         return list(self._users)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 
 from fleming_sql.gateway.fairness import FairQueue, Flow
 
@@ -29,6 +30,10 @@ class FairGate:
     def waiting(self) -> int:
         """How many wait for a place."""
         return sum(1 for _ in self._waiting)
+
+    def waiting_by_statement(self) -> dict[Hashable, int]:
+        """Return how many of each statement wait for a place."""
+        return self._waiting.counts()
 
     def try_enter(self) -> bool:
         """Take a place if one is free and nobody waits; return whether it was taken."""

@@ -77,6 +77,11 @@ class EntityHealth:
         if self.latencies.typical_s(now) is None:
             self._explored_at = now
 
+    @property
+    def is_full(self) -> bool:
+        """Whether its provider takes no more at present, fewer than the endpoint would send."""
+        return self.gate.inside >= self.gate.limit < self.endpoint.max_concurrency
+
     def resize(self) -> None:
         """Let as many in as the entity has been seen to take."""
         endpoint = self.endpoint
@@ -105,6 +110,7 @@ class HealthBoard:
         self._clock = clock
         self._known: dict[_Backend, EntityHealth] = {}
         self._refused_keys: dict[Credential, float] = {}
+        self._credentials: Mapping[str, Credential] = {}
 
     def of(self, endpoint: Endpoint, entity: ServedEntity) -> EntityHealth:
         """Return the health of an entity. A row that points elsewhere begins anew."""
@@ -122,11 +128,17 @@ class HealthBoard:
         if len(endpoint.entities) == 1:
             return endpoint.entities
         now = self._clock.monotonic()
+        self._credentials = credentials
         return [
             entity
             for entity in endpoint.entities
             if self.of(endpoint, entity).breaker.allows(now) and not self._is_refused(entity, credentials, now)
         ]
+
+    def with_places(self, endpoint: Endpoint, entities: Sequence[ServedEntity]) -> Sequence[ServedEntity]:
+        """Return those of the entities with traffic that have places left, all of `entities` where none has."""
+        free = [e for e in entities if e.traffic_percentage > 0 and not self.of(endpoint, e).is_full]
+        return free or entities
 
     def best(self, endpoint: Endpoint, entities: Sequence[ServedEntity]) -> ServedEntity:
         """Return whom of these to ask when all are left out: who failed least, then who is let in again first."""
@@ -167,6 +179,7 @@ class HealthBoard:
         now = self._clock.monotonic()
         health, found = sent.health, outcome(failure)
         if is_of_credential(failure):
+            self._credentials = credentials
             for name in credentials_of(health.entity):
                 if name in credentials:
                     self._refused_keys[credentials[name]] = now + CREDENTIAL_PAUSE_S
@@ -186,10 +199,8 @@ class HealthBoard:
         self._let_go(sent, self._clock.monotonic())
 
     def is_key_refused(self, health: EntityHealth) -> bool:
-        """Return whether a key that the entity uses was refused lately."""
-        now = self._clock.monotonic()
-        names = credentials_of(health.entity)
-        return any(key.name in names and until > now for key, until in self._refused_keys.items())
+        """Return whether a key that the entity uses, by its row as it is now, was refused lately."""
+        return self._is_refused(health.entity, self._credentials, self._clock.monotonic())
 
     def __iter__(self) -> Iterator[EntityHealth]:
         """Return the health of each entity that has been asked, as its row is now."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+from fleming_sql.gateway.interrupts import uninterrupted
 from fleming_sql.gateway.upstream import Cancelled, Exchange, ExchangeFailed
 from fleming_sql.types import Attempt
 
@@ -39,13 +40,13 @@ async def first_of(
         if not first.done():
             tasks.append(asyncio.create_task(second(lambda: not first.done())))
             await _until_one_answers(tasks)
+        won = next((task for task in tasks if _answered(task)), None)
+        is_cancelled = False
     except asyncio.CancelledError:
-        ends = [await _end_of(task) for task in tasks]
-        if any(map(_attempts, ends)):
-            raise Cancelled(_all_attempts(ends), _body(ends)) from None
-        raise
-    won = next((task for task in tasks if _answered(task)), None)
-    ends = [await _end_of(task) for task in tasks]
+        won, is_cancelled = None, True
+    ends, was_cancelled = await uninterrupted(_ends_of(tasks))
+    if is_cancelled or was_cancelled:
+        raise Cancelled(_all_attempts(ends), _body(ends)) if any(map(_attempts, ends)) else asyncio.CancelledError
     if won is None:
         raise _failure(ends)
     return replace(won.result(), attempts=_all_attempts(ends))
@@ -67,6 +68,10 @@ async def _until_one_answers(tasks: list[_Task]) -> None:
 
 def _answered(task: _Task) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
+
+
+async def _ends_of(tasks: Sequence[_Task]) -> list[_End]:
+    return [await _end_of(task) for task in tasks]
 
 
 async def _end_of(task: _Task) -> _End:

@@ -81,6 +81,10 @@ class Admission:
         """
         self._limiter.settle(self._charges, tokens, sent=sent)
 
+    def send(self) -> None:
+        """Say that the call's request goes out; again does nothing."""
+        self._limiter.send(self._charges)
+
 
 @dataclass(slots=True)
 class Held:
@@ -198,16 +202,27 @@ class RateLimiter:
     def settle(self, charges: Sequence[Charge], tokens: int, *, sent: bool) -> None:
         """Correct what a call was charged; see `Admission.settle`."""
         now = self._clock.monotonic()
+        has_room = False
         for counter, admitted, paced in charges:
             limit = counter.bound.limit
+            if sent:
+                counter.window.send(admitted, now)  # no later than this, where several calls shared a request
             amount = (1 if sent else 0) if limit.metric == "calls" else tokens
-            if paced and amount != admitted.amount:  # the pace of what follows
-                counter.pace.gave_back(admitted.amount - amount, limit.amount)
+            if amount != admitted.amount:
+                has_room = has_room or amount < admitted.amount
+                if paced:  # the pace of what follows
+                    counter.pace.gave_back(admitted.amount - amount, limit.amount, now)
             counter.window.settle(admitted, amount, now)
-        if charges:
+        if has_room:
             line = self._lines[charges[0].counter.bound.limit.endpoint]
             if line.queue:
                 self._pump(line)
+
+    def send(self, charges: Sequence[Charge]) -> None:
+        """Count from now on; see `Admission.send`."""
+        now = self._clock.monotonic()
+        for charge in charges:
+            charge.counter.window.send(charge.admitted, now)
 
     def usage(self) -> Iterator[tuple[Bound, int]]:
         """Return each limit that has been met, and how much of it is taken up now."""
@@ -331,7 +346,7 @@ class RateLimiter:
                 if paced:
                     counter.pace.took(amount, bound.limit.amount, now)
                 settled = bound.limit.metric == "calls"
-                charges.append(Charge(counter, counter.window.take(amount, now, settled=settled), paced))
+                charges.append(Charge(counter, counter.window.take(amount, now, settled=settled, sent=False), paced))
         return Admission(self, charges)
 
     def _amount(self, bound: Bound, call: _Waiting) -> int:

@@ -8,10 +8,11 @@ A call always ends in one record, whatever happened. Nothing here knows of SQL, 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
@@ -31,6 +32,8 @@ from fleming_sql.providers import ProviderRegistry
 from fleming_sql.tokenizer import TokenCounter
 from fleming_sql.transport import Transport
 from fleming_sql.types import EMBEDDINGS, CallRecord, Endpoint, ModelRequest
+
+_LOGGER: Final = logging.getLogger("fleming_sql")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,10 @@ class Gateway:
             if progress.sent:
                 self._log(progress.cancelled(between_attempts=not isinstance(cancelled, Cancelled)))
             raise
+        except Exception as error:
+            _LOGGER.debug("call %s failed inside the gateway", progress.request_id, exc_info=error)
+            unexpected = _unexpected(plan, error, progress.request_id)
+            outcome = Outcome(progress.failed(unexpected), error=unexpected)
         self._log(outcome.record)
         return outcome
 
@@ -178,7 +185,8 @@ class Gateway:
             return None
         admitting = self.limiter.admit(needed, progress.tokens, progress.flow, paced=progress.paced)
         try:
-            return await progress.limited(admitting)
+            progress.admission = await progress.limited(admitting)
+            return progress.admission
         except LimitReached as reached:
             raise _limited(endpoint, reached, progress.request_id) from None
 
@@ -258,6 +266,14 @@ class Gateway:
                 request = _with_correction(request, exchange.answer.content, mismatch)
             else:
                 return made
+
+
+def _unexpected(plan: Plan, error: Exception, request_id: str) -> CallError:
+    told = (
+        f'[INTERNAL_ERROR] endpoint "{plan.endpoint_name}": the gateway failed with {type(error).__name__}; please '
+        f'report it with what the logger "fleming_sql" says at DEBUG (request id {request_id}, HTTP status 500)'
+    )
+    return CallError("INTERNAL_ERROR", told, status=500, code="INTERNAL_ERROR")
 
 
 def _limited(endpoint: Endpoint, reached: LimitReached, request_id: str) -> CallError:

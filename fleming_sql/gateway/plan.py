@@ -20,6 +20,7 @@ from fleming_sql.types import CUSTOM, EMBEDDINGS, Caller, CallOptions, Endpoint,
 
 _EMBEDDINGS_AT_ONCE: Final = 4096
 """Calls, not requests: many of them share one."""
+_CALLERS_KEPT: Final = 1024
 _CHAT_ONLY: Final = frozenset({"llm/v1/chat", "agent/v1/chat"})
 
 
@@ -102,6 +103,8 @@ class Plan:
         """Return what the endpoint's permissions and rate limits say to a caller."""
         known = self._access.get(caller)
         if known is None:
+            if len(self._access) >= _CALLERS_KEPT:
+                self._access.clear()
             snapshot, name = self.snapshot, self.endpoint_name
             identity = identify(caller, snapshot.principals, snapshot.groups_of)
             known = self._access[caller] = Access(

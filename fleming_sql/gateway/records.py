@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 from fleming_sql.clock import Clock
 from fleming_sql.errors import CallError
 from fleming_sql.gateway.fairness import Flow
+from fleming_sql.gateway.limiter import Admission
 from fleming_sql.gateway.plan import Access, CallInput, Plan, Statement
 from fleming_sql.gateway.reuse import Reusable
 from fleming_sql.gateway.upstream import Cancelled, Exchange, ExchangeFailed
@@ -34,8 +35,8 @@ class CallInProgress:
 
     __slots__ = (
         "_asked", "_attempts", "_clock", "_deadline", "_idle_s", "_limited_s", "_plan", "_queued_s", "_request_body",
-        "_response_body", "_spent", "_started", "_started_at", "_statement", "_upstream_ms", "checked", "entity",
-        "failures", "input_characters", "key", "last_error", "request_id", "sent", "tokens",
+        "_response_body", "_spent", "_started", "_started_at", "_statement", "_upstream_ms", "admission", "checked",
+        "entity", "failures", "input_characters", "key", "last_error", "request_id", "sent", "tokens",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, asked: CallInput, statement: Statement, clock: Clock) -> None:
@@ -57,6 +58,7 @@ class CallInProgress:
         self._spent: list[Answer] = []
         self.request_id = clock.new_id()
         self.sent = False
+        self.admission: Admission | None = None
         self.failures = 0
         self.last_error: CallError | None = None
         self.checked: CheckedAnswer | None = None
@@ -72,6 +74,12 @@ class CallInProgress:
         """
         self._statement.permit()
         self.sent = True
+
+    def goes_out(self) -> float:
+        """Take down that a request goes out now; return the seconds left for it."""
+        if self.admission is not None:
+            self.admission.send()
+        return self.start_clock()
 
     def rest(self) -> None:
         """Tell the statement that the request is over."""

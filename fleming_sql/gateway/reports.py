@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from fleming_sql.clock import Clock
 from fleming_sql.gateway.batch import Batch
-from fleming_sql.gateway.health import HealthBoard
+from fleming_sql.gateway.delivery import Delivery
 from fleming_sql.gateway.limiter import RateLimiter
 
 Row: TypeAlias = Mapping[str, Any]
@@ -18,16 +18,17 @@ class Reporter:
     """Answers the live views. Called on the gateway's event loop, where nothing changes meanwhile.
 
     Args:
-        board: Health of the served entities.
+        delivery: Knows the health of the served entities.
         limiter: Rate limits.
         batches: The vectors at work.
         clock: Time.
     """
 
     def __init__(
-        self, board: HealthBoard, limiter: RateLimiter, batches: Callable[[], Iterable[Batch]], clock: Clock
+        self, delivery: Delivery, limiter: RateLimiter, batches: Callable[[], Iterable[Batch]], clock: Clock
     ) -> None:
-        self._board = board
+        self._delivery = delivery
+        self._board = delivery.board
         self._limiter = limiter
         self._batches = batches
         self._clock = clock
@@ -86,7 +87,8 @@ class Reporter:
                 "start_time": batch.tally.started_at.replace(tzinfo=None).isoformat(),
                 "calls_done": batch.tally.done,
                 "calls_failed": batch.tally.failed,
-                "calls_ahead": batch.ahead,
+                "calls_left": batch.left,
+                "waiting_for_place": self._delivery.waiting(batch.statement.id),
                 "waiting_for_limit": held.calls if held else 0,
                 "limit_reached": held.bound.describe() if held and held.bound else None,
                 "next_call_in_ms": max(0.0, held.ready_in_s) * 1000 if held else None,

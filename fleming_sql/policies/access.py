@@ -37,10 +37,11 @@ def identify(caller: Caller, principals: Mapping[str, Principal], groups_of: Map
     """
     known = principals.get(caller.user)
     claimed = [name for name in caller.groups if name not in principals or principals[name].enabled]
-    groups = set(claimed) | groups_of.get(caller.user, frozenset())
+    is_group = known is not None and known.type == "group"  # a user who is called like it is not in its groups
+    groups = set(claimed) | (frozenset() if is_group else groups_of.get(caller.user, frozenset()))
     for name in claimed:
         groups |= groups_of.get(name, frozenset())
-    if known is None or known.type == "group":
+    if known is None or is_group:
         return Identity(caller.user, "user", True, frozenset(groups))
     return Identity(caller.user, known.type, known.enabled, frozenset(groups))
 

@@ -140,7 +140,7 @@ class Breaker:
         if self._opened_at is None:
             if outcome != "refused":
                 self._window.add(outcome == "failed", now, self._settings.most_calls)
-                if self._is_failing():
+                if outcome == "failed" and self._is_failing():
                     self._opened_at = now
         elif probe and outcome == "answered":
             self._opened_at = None

@@ -152,6 +152,8 @@ class AdaptiveLimit:
         self._halved_at = self._opened_at = float("-inf")
         self._usual, self._recent = _LowerQuartile(0.005), _LowerQuartile(0.05)
         self._seen = 0
+        self._refused_at = float("-inf")
+        self._refused_lately = self._served_beside = False
 
     @property
     def limit(self) -> int:
@@ -191,6 +193,7 @@ class AdaptiveLimit:
         self._blame.see(ticket, refused, self._limit, now)
         if blamed and self._blame.anyway:
             self._patience = 1
+        self._follow_outage(ticket, refused, now)
         if refused:
             if not self._blame.excuses(ticket):
                 self._close_place(ticket)
@@ -198,6 +201,17 @@ class AdaptiveLimit:
             self._halve(now)
         elif used and not self._blame.compares:
             self._count_answer(ticket, now)
+
+    def _follow_outage(self, ticket: Ticket, refused: bool, now: float) -> None:
+        """Begin anew after an outage: refusals beside which nothing was answered tell nothing of how many are taken."""
+        if refused:
+            self._refused_at, self._refused_lately = now, True
+        elif ticket.sent_at <= self._refused_at:
+            self._served_beside = True
+        elif self._refused_lately:
+            if not self._served_beside:
+                self._patience = 1
+            self._refused_lately = self._served_beside = False
 
     def _close_place(self, ticket: Ticket) -> None:
         limit = self._limit

@@ -1,8 +1,9 @@
 """Which rate limits a caller meets, as Databricks orders them.
 
-The endpoint's own limit holds for everybody. Beneath it a caller meets the limits of its own name; without any,
-those of its groups; without any, the one that each user has. A group's limit is shared by its members. Who is in
-several groups is held up only when the limits of all of them are used up, calls and tokens looked at apart.
+The endpoint's own limit holds for everybody. Beneath it, for calls and for tokens apart, a caller meets the limits of
+its own name; without any, those of its groups; without any, the one that each user has. A group's limit is shared by
+its members. Who is in several groups is held up only when the limits of all of them are used up, calls and tokens
+looked at apart.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Bound:
         limit = self.limit
         whom = f'endpoint "{limit.endpoint}"' if self.counted is None else f'{_KIND[limit.key]} "{self.counted}"'
         if limit.key == "user" and limit.principal is None:
-            whom = f'use by "{self.counted}", as by each'
+            whom = f'user "{self.counted}", as for each user'
         row = f"{limit.endpoint}/{limit.key}/{limit.principal or '-'}/{limit.metric}/{limit.period}"
         return (
             f"the limit of {limit.amount} {limit.metric} per {limit.period} for the {whom} "
@@ -76,17 +77,24 @@ def requirements(limits: Sequence[RateLimit], identity: Identity) -> tuple[Requi
         limits: Those of one endpoint.
         identity: Who asks.
     """
-    whole = [(Bound(limit, None),) for limit in limits if limit.key == "endpoint"]
-    own = [(Bound(limit, identity.name),) for limit in limits if _names(limit, identity)]
-    if own:
-        return (*whole, *own)
-    shared = _of_groups(limits, identity)
-    if shared:
-        return (*whole, *shared)
+    found: list[Requirement] = [(Bound(limit, None),) for limit in limits if limit.key == "endpoint"]
+    for metric in ("calls", "tokens"):
+        found.extend(_personal([limit for limit in limits if limit.metric == metric], identity))
+    return tuple(found)
+
+
+def _personal(limits: Sequence[RateLimit], identity: Identity) -> list[Requirement]:
+    """Return what holds for the caller beneath the endpoint's own limits, all of one metric."""
+    own: list[Requirement] = [(Bound(limit, identity.name),) for limit in limits if _names(limit, identity)]
     return (
-        *whole,
-        *((Bound(limit, identity.name),) for limit in limits if limit.key == "user" and limit.principal is None),
+        own
+        or _of_groups(limits, identity)
+        or [(Bound(limit, identity.name),) for limit in limits if _is_default(limit)]
     )
+
+
+def _is_default(limit: RateLimit) -> bool:
+    return limit.key == "user" and limit.principal is None
 
 
 def _names(limit: RateLimit, identity: Identity) -> bool:

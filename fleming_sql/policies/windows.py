@@ -19,9 +19,11 @@ CATCH_UP_S: Final = 5.0
 class Admitted:
     """One admission: how much of the limit it takes up."""
 
-    __slots__ = ("amount", "at", "settled")
+    __slots__ = ("amount", "at", "sent", "settled")
 
-    def __init__(self, at: float, amount: int, *, settled: bool) -> None:
+    def __init__(self, at: float, amount: int, *, settled: bool, sent: bool) -> None:
+        self.sent = sent
+        """Whether its request has gone out. Until then it goes on counting, since it will go out some time."""
         self.at = at
         self.amount = amount
         self.settled = settled
@@ -65,30 +67,40 @@ class SlidingWindow:
         excess = self._used + amount - limit
         if excess <= 0:
             return now
+        latest = now
         for admitted in self._log:
             excess -= admitted.amount
+            latest = max(latest, (admitted.at if admitted.sent else now) + self._length_s)
             if excess <= 0:
-                return admitted.at + self._length_s
+                return latest
         return float("inf")  # not reached: the amounts of the log sum to what is used
 
-    def take(self, amount: int, now: float, *, settled: bool) -> Admitted:
+    def take(self, amount: int, now: float, *, settled: bool, sent: bool = True) -> Admitted:
         """Take up `amount`, whether it fits or not.
 
         Args:
             amount: Calls or tokens.
             now: Seconds.
             settled: False for an estimate, which `settle` will correct.
+            sent: False for a request that is yet to go out, which `send` will say.
         """
-        admitted = Admitted(now, amount, settled=settled)
+        admitted = Admitted(now, amount, settled=settled, sent=sent)
         self._log.append(admitted)
         self._used += amount
         self._unsettled += not settled
         return admitted
 
+    def send(self, admitted: Admitted, now: float) -> None:
+        """Say that a request goes out: it counts from now on, not from when it was admitted."""
+        # It keeps its place in the log, so what was admitted after it counts at least as long.
+        if not admitted.sent:
+            admitted.sent, admitted.at = True, now
+
     def settle(self, admitted: Admitted, amount: int, now: float) -> None:
         """Correct an admission to what it came to; it still counts from when it was made."""
         self._unsettled -= not admitted.settled
         admitted.settled = True
+        admitted.sent = True
         self._expire(now)
         if admitted.at + self._length_s > now:  # else it has left the log, and its amount with it
             self._used += amount - admitted.amount
@@ -96,7 +108,7 @@ class SlidingWindow:
 
     def _expire(self, now: float) -> None:
         log, length_s = self._log, self._length_s
-        while log and log[0].at + length_s <= now:
+        while log and log[0].sent and log[0].at + length_s <= now:
             self._used -= log.popleft().amount
 
 
@@ -120,13 +132,16 @@ class Pace:
     def took(self, amount: int, limit: int, now: float) -> None:
         """Count an admission."""
         start = now if now - self._next > CATCH_UP_S else self._next
-        self._next = start + amount * self._period_s / limit
+        self._set(start + amount * self._period_s / limit, now)
 
     def rescale(self, old: int, new: int, now: float) -> None:
         """Go on at the pace of a limit that was changed."""
         if old != new and self._next > now:
-            self._next = now + (self._next - now) * old / new
+            self._set(now + (self._next - now) * old / new, now)
 
-    def gave_back(self, amount: int, limit: int) -> None:
+    def gave_back(self, amount: int, limit: int, now: float) -> None:
         """Count less (or, negative, more) than was taken for an admission made before."""
-        self._next -= amount * self._period_s / limit
+        self._set(self._next - amount * self._period_s / limit, now)
+
+    def _set(self, at: float, now: float) -> None:
+        self._next = min(at, now + self._period_s)  # by then the window has room again, whatever was used

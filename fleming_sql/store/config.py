@@ -164,7 +164,7 @@ class ConfigReader:
 
     def _entities(self) -> Mapping[str, tuple[ServedEntity, ...]]:
         found: defaultdict[str, list[ServedEntity]] = defaultdict(list)
-        for row in self._named(_ENTITY_COLUMNS, "served_entities order by endpoint, position, name"):
+        for row in self._named(_ENTITY_COLUMNS, "served_entities where enabled order by endpoint, position, name"):
             place = f"served_entities, row {row['endpoint']}/{row['name']}"
             row["parameters"] = self._mapping(row, "parameters", row["endpoint"], place)
             row["provider_config"] = self._mapping(row, "provider_config", row["endpoint"], place)

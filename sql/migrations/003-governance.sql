@@ -69,7 +69,7 @@ comment on column endpoints.breaker_min_calls is 'Fewer answers and failures wit
 comment on column endpoints.breaker_window_ms is 'How far back failures count';
 comment on column endpoints.breaker_open_ms is 'How long it is left out before one call tries it again';
 
--- The same table without the check on traffic_percentage.
+-- The same table with the column enabled, and without the check on traffic_percentage.
 create table governed_entities (
     endpoint varchar not null,
     name varchar not null check (name <> ''),
@@ -81,9 +81,10 @@ create table governed_entities (
     position integer not null default 1,
     parameters json not null default '{}',
     provider_config json not null default '{}',
+    enabled boolean not null default true,
     primary key (endpoint, name)
 );
-insert into governed_entities from served_entities;
+insert into governed_entities by name from served_entities;
 drop table served_entities;
 alter table governed_entities rename to served_entities;
 
@@ -97,6 +98,8 @@ comment on column served_entities.traffic_percentage is 'Share of the calls, 0 t
 comment on column served_entities.position is 'Order in which the entities are tried after a failure, lowest first; for the routing priority also before';
 comment on column served_entities.parameters is 'JSON object sent with each request, beneath the endpoint''s and the call''s own';
 comment on column served_entities.provider_config is 'JSON object of what only this provider knows; secrets only as {{secrets/scope/key}}';
+
+comment on column served_entities.enabled is 'false takes it out of service: it is asked for nothing, and the others share its traffic as their percentages are to each other';
 
 -- one row is one user, service principal or group that permissions and rate limits may name
 create table principals (

@@ -21,7 +21,7 @@ with live as (
 select
     e.endpoint as endpoint_name,
     e.name as served_entity_name,
-    coalesce(l.state, 'closed') as state,
+    if(e.enabled, coalesce(l.state, 'closed'), 'disabled') as state,
     coalesce(l.recent_calls, 0) as recent_calls,
     coalesce(l.failure_share, 0) as failure_share,
     l.probe_in_ms,
@@ -40,7 +40,7 @@ order by e.endpoint, e.position, e.name;
 comment on view serving.entity_health is 'One row is one served entity as the gateway sees it now: whether its circuit breaker leaves it out and why, how many requests it gets at once, how fast it answers. It begins anew with the process';
 comment on column serving.entity_health.endpoint_name is 'Its endpoint';
 comment on column serving.entity_health.served_entity_name is 'Its name';
-comment on column serving.entity_health.state is 'closed: it is asked; open: it is left out where another can be asked; half_open: one call tries it again';
+comment on column serving.entity_health.state is 'closed: it is asked; open: it is left out where another can be asked; half_open: one call tries it again; disabled: its row is switched off';
 comment on column serving.entity_health.recent_calls is 'Answers and failures within endpoints.breaker_window_ms';
 comment on column serving.entity_health.failure_share is 'Share of failures among them; a refusal with 429 is one only where nothing else was under way';
 comment on column serving.entity_health.probe_in_ms is 'When a call will try an entity that is left out; NULL where it is not';
@@ -105,7 +105,7 @@ with live as (
             __fleming_live('progress'),
             '[{
                 "statement_id": "VARCHAR", "requester": "VARCHAR", "start_time": "TIMESTAMP", "calls_done": "BIGINT",
-                "calls_failed": "BIGINT", "calls_ahead": "BIGINT", "waiting_for_limit": "BIGINT",
+                "calls_failed": "BIGINT", "calls_left": "BIGINT", "waiting_for_place": "BIGINT", "waiting_for_limit": "BIGINT",
                 "limit_reached": "VARCHAR", "next_call_in_ms": "DOUBLE"
             }]'
         ),
@@ -118,7 +118,8 @@ select
     start_time,
     calls_done,
     calls_failed,
-    calls_ahead,
+    calls_left,
+    waiting_for_place,
     waiting_for_limit,
     limit_reached,
     next_call_in_ms
@@ -131,7 +132,8 @@ comment on column serving.progress.requester is 'On whose behalf';
 comment on column serving.progress.start_time is 'When its first rows came, UTC';
 comment on column serving.progress.calls_done is 'Calls of the statement that have ended';
 comment on column serving.progress.calls_failed is 'Of these, failed';
-comment on column serving.progress.calls_ahead is 'Calls of this vector that have not begun';
+comment on column serving.progress.calls_left is 'Rows of this vector without an answer yet; a statement may have more vectors to come';
+comment on column serving.progress.waiting_for_place is 'Calls that wait until the endpoint (max_concurrency) or a served entity (entity_health.concurrency_limit) takes more';
 comment on column serving.progress.waiting_for_limit is 'Calls that wait for a rate limit';
 comment on column serving.progress.limit_reached is 'Which one';
 comment on column serving.progress.next_call_in_ms is 'When the next of them goes';

@@ -119,6 +119,16 @@ problems as (
     where not exists (from served_entities as s where s.endpoint = e.name)
     union all
     select
+        s.endpoint,
+        null,
+        'all served entities of endpoint "' || s.endpoint || '" are switched off',
+        'set the column enabled of a row of fleming.served_entities with endpoint = ''' || s.endpoint || ''' to true'
+    from served_entities as s
+    where s.endpoint in (select name from endpoints)
+    group by s.endpoint
+    having not bool_or(s.enabled)
+    union all
+    select
         e.name,
         'routing',
         'endpoint "' || e.name || '" has the routing least_cost, and its served entity "' || s.name || '" has no price that is valid now',

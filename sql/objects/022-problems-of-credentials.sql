@@ -8,4 +8,15 @@ select
     null::varchar as endpoint,
     []::varchar[] as stops
 from credentials as c
-where trim(c.reference) = '';
+where trim(c.reference) = ''
+union all
+select
+    'credentials',
+    c.name,
+    'reference',
+    'the reference of credential "' || c.name || '" is not the name of an environment variable',
+    'set the column reference to the variable''s name: letters, digits and underscores. If it holds the key itself, take it out, put it into a variable and replace the key',
+    null,
+    []
+from credentials as c
+where c.source = 'env' and trim(c.reference) <> '' and not regexp_full_match(c.reference, '[A-Za-z_][A-Za-z0-9_]*');

@@ -105,10 +105,14 @@ identities = st.builds(
 
 def _expected_keys(limits: list[RateLimit], identity: Identity) -> set[RateLimit]:
     """Say the order of precedence once more, in the words of its documentation."""
-    specific = {row for row in limits if row.key == identity.type and row.principal == identity.name}
-    of_groups = {row for row in limits if row.key == "user_group" and row.principal in identity.groups}
-    defaults = {row for row in limits if row.key == "user" and row.principal is None}
-    return {row for row in limits if row.key == "endpoint"} | (specific or of_groups or defaults)
+    expected = {row for row in limits if row.key == "endpoint"}
+    for metric in ("calls", "tokens"):
+        of_metric = [row for row in limits if row.metric == metric]
+        specific = {row for row in of_metric if row.key == identity.type and row.principal == identity.name}
+        of_groups = {row for row in of_metric if row.key == "user_group" and row.principal in identity.groups}
+        defaults = {row for row in of_metric if row.key == "user" and row.principal is None}
+        expected |= specific or of_groups or defaults
+    return expected
 
 
 @given(rows, identities)

@@ -172,6 +172,6 @@ def test_after_a_long_pause_the_pace_begins_anew() -> None:
 def test_what_is_given_back_brings_the_next_forward() -> None:
     pace = Pace(60.0)
     pace.took(100, 600, 0.0)
-    pace.gave_back(90, 600)
+    pace.gave_back(90, 600, 0.0)
 
     assert pace.next_at(0.0) == pytest.approx(1.0)
