@@ -184,7 +184,8 @@ class AdaptiveLimit:
 
     def ended(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
         """Count a request that has ended, and learn from it; once for each ticket."""
-        used = self._in_flight >= self._limit
+        # While it doubles, half of the limit in use is enough, as for TCP in Linux.
+        used = self._in_flight >= self._limit or (self._patience == 1 and 2 * ticket.rank > self._limit)
         self._in_flight -= 1
         if outcome == "other" or ticket.sent_at < self._halved_at:
             return
@@ -211,6 +212,7 @@ class AdaptiveLimit:
         elif self._refused_lately:
             if not self._served_beside:
                 self._patience = 1
+                self._blame.start(self._limit)
             self._refused_lately = self._served_beside = False
 
     def _close_place(self, ticket: Ticket) -> None:
