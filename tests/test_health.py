@@ -347,7 +347,7 @@ def test_a_statement_that_still_goes_to_the_old_address_does_not_touch_the_healt
     con: Con, serve: Serve, also: Also
 ) -> None:
     old = serve(
-        lambda received: echo_chat(received).delayed(0.005),
+        lambda received: echo_chat(received).delayed(0.02),
         breaker_min_calls=3,
         breaker_open_ms=60_000,
         adaptive_concurrency=False,
@@ -356,14 +356,15 @@ def test_a_statement_that_still_goes_to_the_old_address_does_not_touch_the_healt
     cursor = con.cursor()
     con.execute("update fleming.endpoints set max_concurrency = 2")
     statement = threading.Thread(
-        target=lambda: cursor.execute("select ai_query('chat', 'row ' || i) from range(400) t(i)").fetchall()
+        target=_until_broken_off, args=(cursor, "select ai_query('chat', 'row ' || i) from range(2000) t(i)")
     )
     statement.start()
     old.wait_until(lambda server: server.request_count > 10)
     with MockModel(broken) as moved:
         con.execute("update fleming.served_entities set base_url = ? where name = 'chat-1'", [moved.url])
         ask(con, 12)
-        still_running = old.in_flight > 0
+        still_running = statement.is_alive()
+        cursor.interrupt()
         statement.join()
 
     assert still_running
