@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from fleming_sql.testing import MockModel, Received, Reply, echo_chat
 Con = fleming_sql.Connection
 Serve = Callable[..., MockModel]
 AddEndpoint = Callable[..., None]
+Also = Callable[..., MockModel]
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +85,26 @@ def serve(con: Con, add_endpoint: AddEndpoint) -> Iterator[Serve]:
     yield start
     for server in servers:
         server.__exit__(None, None, None)
+
+
+@pytest.fixture
+def also(con: Con) -> Iterator[Also]:
+    """Start another server and make it the next entity of `chat`, for fallback only unless told otherwise."""
+    with ExitStack() as servers:
+
+        def start(reply: Callable[[Received], Reply] = echo_chat, **columns: Any) -> MockModel:
+            server = servers.enter_context(MockModel(reply))
+            add_entity(con, base_url=server.url, **columns)
+            return server
+
+        yield start
+
+
+def add_entity(con: Con, **columns: Any) -> None:
+    """Make a row the next entity of `chat`, for fallback only unless told otherwise."""
+    [(number,)] = con.execute("select count(*) + 1 from fleming.served_entities").fetchall()
+    row = {"endpoint": "chat", "name": f"chat-{number}", "provider": "openai", "model": "mock"}
+    _insert(con, "fleming.served_entities", {**row, "traffic_percentage": 0, "position": number, **columns})
 
 
 @pytest.fixture

@@ -7,20 +7,17 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
 import duckdb
 import pytest
-from conftest import Con, Serve
+from conftest import Also, Con, Serve
 
 import fleming_sql
 from fleming_sql.clock import Clock
-from fleming_sql.testing import MockModel, Received, Reply, chat_reply, echo_chat, embeddings_reply, error_reply
-
-Also = Callable[..., MockModel]
+from fleming_sql.testing import Received, Reply, chat_reply, echo_chat, embeddings_reply, error_reply
 
 ASK = "select ai_query('chat', 'x', cache => false)"
 SCHEMA = """{"type": "json_schema", "json_schema": {"name": "s", "schema":
@@ -59,36 +56,6 @@ def clock() -> Skipping:
 def con(clock: Skipping) -> Iterator[Con]:
     with fleming_sql.connect(user="ada", clock=clock) as con:
         yield con
-
-
-@pytest.fixture
-def also(con: Con) -> Iterator[Also]:
-    """Start another server and make it the next entity of `chat`, for fallback only unless told otherwise."""
-    with ExitStack() as servers:
-
-        def start(reply: Callable[[Received], Reply] = echo_chat, **columns: Any) -> MockModel:
-            server = servers.enter_context(MockModel(reply))
-            add(con, base_url=server.url, **columns)
-            return server
-
-        yield start
-
-
-def add(con: Con, **columns: Any) -> None:
-    [(number,)] = con.execute("select count(*) + 1 from fleming.served_entities").fetchall()
-    row = {
-        "endpoint": "chat",
-        "name": f"chat-{number}",
-        "provider": "openai",
-        "model": "mock",
-        "traffic_percentage": 0,
-        "position": number,
-        **columns,
-    }
-    con.execute(
-        f"insert into fleming.served_entities ({', '.join(row)}) values ({', '.join('?' * len(row))})",
-        list(row.values()),
-    )
 
 
 def ask(con: Con, sql: str = ASK) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from conftest import AddEndpoint, Serve
+from conftest import AddEndpoint, Serve, add_entity
 
 import fleming_sql
 from fleming_sql import Connection
@@ -20,14 +20,6 @@ from fleming_sql.testing import Capacity, MockModel, Received, Reply, Switch, af
 
 def one(con: Any, sql: str) -> Any:
     return con.execute(sql).fetchall()[0]
-
-
-def add_entity(con: Connection, server: MockModel, name: str, share: float, position: int) -> None:
-    con.execute(
-        "insert into fleming.served_entities (endpoint, name, provider, base_url, traffic_percentage, position) "
-        "values ('chat', ?, 'openai', ?, ?, ?)",
-        [name, server.url, share, position],
-    )
 
 
 def test_after_an_outage_the_limit_grows_back_in_rounds() -> None:
@@ -51,7 +43,7 @@ def test_after_an_outage_the_limit_grows_back_in_rounds() -> None:
 def test_calls_go_to_an_entity_with_places_while_another_is_throttled(con: Connection, serve: Serve) -> None:
     serve(Capacity(2, reply=after(0.3)), traffic_percentage=50, max_retries=8)
     with MockModel(after(0.01)) as other:
-        add_entity(con, other, "other", 50, 2)
+        add_entity(con, base_url=other.url, name="other", traffic_percentage=50, position=2)
         con.execute("select ai_query('chat', 'warm ' || i) from range(100) t(i)").fetchall()
         began = time.monotonic()
 
@@ -63,7 +55,7 @@ def test_calls_go_to_an_entity_with_places_while_another_is_throttled(con: Conne
 def test_an_entity_that_is_switched_off_is_asked_for_nothing(con: Connection, serve: Serve) -> None:
     first = serve(lambda received: error_reply(500, "broken"), traffic_percentage=60, max_retries=0)
     with MockModel(echo_chat) as second:
-        add_entity(con, second, "second", 40, 2)
+        add_entity(con, base_url=second.url, name="second", traffic_percentage=40, position=2)
         con.execute("update fleming.served_entities set enabled = false where name = 'chat-1'")
 
         assert con.execute("from fleming.config_problems").fetchall() == []
@@ -127,7 +119,7 @@ def test_an_unexpected_fault_of_the_gateway_fails_its_row_and_is_logged(add_endp
 
     with fleming_sql.connect(clock=Broken()) as con, MockModel(echo_chat) as server:
         add_endpoint(con, base_url=server.url, traffic_percentage=50)
-        add_entity(con, server, "other", 50, 2)
+        add_entity(con, base_url=server.url, name="other", traffic_percentage=50, position=2)
 
         (message,) = one(con, "select ai_query('chat', 'x', failOnError => false).errorMessage")
 

@@ -6,19 +6,16 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
 import pytest
-from conftest import AddEndpoint, Con, Serve
+from conftest import AddEndpoint, Also, Con, Serve
 
 import fleming_sql
 from fleming_sql.clock import Clock
 from fleming_sql.testing import Capacity, MockModel, Received, Reply, Switch, chat_reply, echo_chat, error_reply
-
-Also = Callable[..., MockModel]
 
 
 class Movable(Clock):
@@ -47,33 +44,6 @@ def clock() -> Movable:
 def con(clock: Movable) -> Iterator[Con]:
     with fleming_sql.connect(user="ada", clock=clock) as con:
         yield con
-
-
-@pytest.fixture
-def also(con: Con) -> Iterator[Also]:
-    """Start another server and make it the next entity of `chat`, for fallback only unless told otherwise."""
-    with ExitStack() as servers:
-
-        def start(reply: Callable[[Received], Reply] = echo_chat, **columns: Any) -> MockModel:
-            server = servers.enter_context(MockModel(reply))
-            [(number,)] = con.execute("select count(*) + 1 from fleming.served_entities").fetchall()
-            row = {
-                "endpoint": "chat",
-                "name": f"chat-{number}",
-                "provider": "openai",
-                "model": "mock",
-                "base_url": server.url,
-                "traffic_percentage": 0,
-                "position": number,
-                **columns,
-            }
-            con.execute(
-                f"insert into fleming.served_entities ({', '.join(row)}) values ({', '.join('?' * len(row))})",
-                list(row.values()),
-            )
-            return server
-
-        yield start
 
 
 def broken(received: Received) -> Reply:

@@ -6,18 +6,15 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import duckdb
 import pytest
-from conftest import Con, Serve
+from conftest import Also, Con, Serve
 
 import fleming_sql
 from fleming_sql.clock import Clock
-from fleming_sql.testing import MockModel, Received, Reply, chat_reply, echo_chat, embeddings_reply, error_reply
-
-Also = Callable[..., MockModel]
+from fleming_sql.testing import Received, Reply, chat_reply, echo_chat, embeddings_reply, error_reply
 
 ASK = "select ai_query('chat', 'x', cache => false)"
 
@@ -33,33 +30,6 @@ class Instant(Clock):
 def con() -> Iterator[Con]:
     with fleming_sql.connect(user="ada", clock=Instant(seed=1)) as con:
         yield con
-
-
-@pytest.fixture
-def also(con: Con) -> Iterator[Also]:
-    """Start another server and make it the next entity of `chat`, for fallback only unless told otherwise."""
-    with ExitStack() as servers:
-
-        def start(reply: Callable[[Received], Reply] = echo_chat, **columns: Any) -> MockModel:
-            server = servers.enter_context(MockModel(reply))
-            [(number,)] = con.execute("select count(*) + 1 from fleming.served_entities").fetchall()
-            row = {
-                "endpoint": "chat",
-                "name": f"chat-{number}",
-                "provider": "openai",
-                "model": "mock",
-                "base_url": server.url,
-                "traffic_percentage": 0,
-                "position": number,
-                **columns,
-            }
-            con.execute(
-                f"insert into fleming.served_entities ({', '.join(row)}) values ({', '.join('?' * len(row))})",
-                list(row.values()),
-            )
-            return server
-
-        yield start
 
 
 def hang(received: Received) -> Reply:
