@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from fleming_sql.clock import Clock
@@ -22,6 +23,7 @@ TELL_EVERY_S: Final = 5.0
 """How often a wait is logged."""
 _TIDY_FROM: Final = 1000
 _NEVER: Final = float("inf")
+_time: Final = itemgetter(0)
 _LOGGER: Final = logging.getLogger("fleming_sql")
 
 
@@ -305,15 +307,14 @@ class RateLimiter:
         """
         ready, held_by, is_full = now, None, False
         for requirement in call.requirements:
-            at, bound = min(
-                ((self._ready_at(bound, call, since, now), bound) for bound in requirement), key=lambda found: found[0]
-            )
+            found = [(self._ready_at(bound, call, since, now), bound) for bound in requirement]
+            at, bound = min(found, key=_time)
             if at <= now:
                 continue
-            patient = [(self._ready_at(bound, call, since, now), bound) for bound in requirement if bound.limit.waits]
+            patient = [(at, bound) for at, bound in found if bound.limit.waits]
             if not patient or at == _NEVER:
                 raise LimitReached(bound, at - now, self._amount(bound, call))
-            at, bound = min(patient, key=lambda found: found[0])
+            at, bound = min(patient, key=_time)
             deadline = _deadline(bound, since)
             if now >= deadline or (at > deadline and not self._counter(bound).window.has_estimates):
                 raise LimitReached(bound, at - now, self._amount(bound, call))
