@@ -93,6 +93,8 @@ class Endpoint:
     usage_tracking: bool
     cache_ttl_seconds: int | None
     """How long an answer may be reused; None switches reuse off."""
+    cache_scope: Literal["shared", "user"]
+    """Whether the answer to one user's request may be another's."""
     max_concurrency: int
     """Upstream requests under way at once."""
     timeout_ms: int
@@ -187,6 +189,24 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of the gateway as they hold: the view `fleming.settings_in_effect`."""
+
+    durability: Literal["process", "power", "off"] = "process"
+    """What a record outlives before its result is handed out."""
+    on_log_failure: Literal["fail", "continue"] = "fail"
+    retention_days: float | None = None
+    retention_rows: float | None = None
+    maintenance_minutes: float = 10.0
+    delta_location: str | None = None
+    delta_storage_options: Mapping[str, str] = field(default_factory=dict)
+    """Values may be `{{secrets/scope/key}}`."""
+    delta_every_seconds: float = 60.0
+    delta_compact_hours: float = 24.0
+    delta_vacuum_hours: float = 168.0
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The whole configuration as of one moment. Calls of one statement see one snapshot."""
 
@@ -201,6 +221,7 @@ class Snapshot:
     """By member: the enabled groups it is in, through others too."""
     prices: Mapping[tuple[str, str], tuple[Price, ...]] = field(default_factory=dict)
     """By provider and model, the latest first."""
+    settings: Settings = field(default_factory=Settings)
 
     def price(self, entity: ServedEntity, at: datetime) -> Price | None:
         """Return what an entity costs at a time, None where that is not known."""
@@ -287,6 +308,10 @@ class Usage:
     """Part of `input_tokens` that the provider served from its prompt cache."""
     reasoning_tokens: int | None = None
     """Part of `output_tokens` that the caller does not see."""
+    cache_write_tokens: int | None = None
+    """Part of `input_tokens` that the provider put into its prompt cache, at a price of its own."""
+    service_tier: str | None = None
+    """The tier that the provider says it charges by, such as `default`, `flex`, `priority` or `batch`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +347,22 @@ class Attempt:
     """Error that led to it, where it is not the first."""
 
 
+@dataclass(frozen=True, slots=True)
+class GuardrailResult:
+    """What one guardrail decided on one call; never the text that it matched."""
+
+    guardrail: str
+    phase: str
+    """`input` or `output`."""
+    kind: str
+    action: str
+    """`block`, `mask`, `log` or `none`."""
+    reason: str | None
+    entities: str | None
+    """JSON array: what was found, by type, with counts and offsets."""
+    duration_ms: float
+
+
 @dataclass(slots=True)
 class CallRecord:
     """Everything the log keeps of one call: one row of `serving.calls`."""
@@ -353,9 +394,12 @@ class CallRecord:
     input_token_count: int | None = None
     output_token_count: int | None = None
     cached_input_token_count: int | None = None
+    cache_write_token_count: int | None = None
     reasoning_token_count: int | None = None
+    service_tier: str | None = None
     tokens_estimated: bool = False
     input_character_count: int = 0
     output_character_count: int = 0
     request_streaming: bool = False
     attempts: tuple[Attempt, ...] = ()
+    guardrail_results: tuple[GuardrailResult, ...] = ()

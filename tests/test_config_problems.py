@@ -42,7 +42,8 @@ insert into fleming.rate_limits (
     ('chat', 'user', 'ada', 20, null, 'minute', 'wait', null),
     ('chat', 'user_group', 'staff', 30, null, 'minute', 'wait', null),
     ('chat', 'service_principal', 'etl', 40, null, 'minute', 'wait', null);
-insert into fleming.model_prices values
+insert into fleming.model_prices
+    (provider, model, input_per_million, output_per_million, cached_input_per_million, valid_from) values
     ('simulated', 'm', 0, 1.5, null, '2024-01-01'), ('simulated', 'm', 0.1, 2, 0, '2999-01-01');
 """
 

@@ -192,9 +192,9 @@ def test_a_row_of_one_is_as_full_as_a_row_of_many(con: Connection, model: MockMo
     ask(con, "alone", arguments)
     con.execute(f"select ai_query('chat', t{arguments}) from (values ('of-2a'), ('of-2b')) v(t)").fetchall()
 
-    varying = "databricks_request_id, request_time, statement_id, request_hash, execution_duration_ms, queue_ms"
+    varying = "log_seq, databricks_request_id, request_time, statement_id, request_hash"
     rows = con.execute(
-        f"select * exclude ({varying}, overhead_us, request, response, attempts), "
+        f"select * exclude ({varying}, execution_duration_ms, queue_ms, overhead_us, request, response, attempts), "
         "list_transform(attempts, lambda a: [a.served_entity_name, a.reason, a.status_code::varchar]) "
         "from fleming.serving.calls"
     ).fetchall()

@@ -278,7 +278,9 @@ class CallInProgress:
             record.input_token_count = _plus(record.input_token_count, usage.input_tokens)
             record.output_token_count = _plus(record.output_token_count, usage.output_tokens)
             record.cached_input_token_count = _plus(record.cached_input_token_count, usage.cached_input_tokens)
+            record.cache_write_token_count = _plus(record.cache_write_token_count, usage.cache_write_tokens)
             record.reasoning_token_count = _plus(record.reasoning_token_count, usage.reasoning_tokens)
+            record.service_tier = usage.service_tier or record.service_tier
             record.output_character_count += _characters(answer)
         return record
 
@@ -288,13 +290,12 @@ class CallInProgress:
         is_text = isinstance(answer.content, str)
         if usage.input_tokens is not None and (usage.output_tokens is not None or not is_text):
             return usage
-        return Usage(
+        return replace(
+            usage,
             input_tokens=estimate_tokens(self.input_characters) if usage.input_tokens is None else usage.input_tokens,
             output_tokens=(
                 estimate_tokens(len(answer.content)) if usage.output_tokens is None and is_text else usage.output_tokens
             ),
-            cached_input_tokens=usage.cached_input_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
         )
 
 

@@ -18,6 +18,9 @@ CATALOG: Final = "fleming"
 MEMORY: Final = ":memory:"
 _DUCKDB_MAGIC: Final = b"DUCK"
 _MAGIC_OFFSET: Final = 8
+_ROW_GROUP: Final = 2048
+"""A checkpoint, one each 16 MB, writes the unfinished row group anew: with DuckDB's 122,880 rows that takes most of the
+time of logging. It is also what a vector holds, so the log's batches are whole row groups, which skip the WAL."""
 _SCHEME: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")
 """Of two letters and more: one is a drive of Windows."""
 
@@ -106,7 +109,8 @@ def _attach(cursor: duckdb.DuckDBPyConnection, path: str) -> None:
         _create_if_missing(path)
     try:
         cursor.execute(
-            f"attach {quote_text(path)} as {CATALOG} (type duckdb{'' if path == MEMORY else ', read_write'})"
+            f"attach {quote_text(path)} as {CATALOG} (type duckdb, row_group_size {_ROW_GROUP}"
+            f"{'' if path == MEMORY else ', read_write'})"
         )
     except duckdb.Error as error:
         raise _explain(path, error) from error

@@ -15,6 +15,7 @@ import duckdb
 import orjson
 
 from fleming_sql.store.rules import read_rules
+from fleming_sql.store.settings import read_settings
 from fleming_sql.types import CUSTOM, Credential, Endpoint, ServedEntity, Snapshot, Task
 
 _TABLES: Final = (
@@ -26,20 +27,24 @@ _TABLES: Final = (
     "permissions",
     "rate_limits",
     "model_prices",
+    "entity_prices",
+    "budgets",
+    "alerts",
+    "settings",
 )
 # One statement, because each costs its own 0.2 ms; a row's hash covers all its columns, and rows may stand twice.
 _FINGERPRINT: Final = " union all ".join(
-    f"select '{table}', hash(t), count(*) from {table} as t group by all"  # noqa: S608  own names
+    f"select '{table}', sum(hash(t)::hugeint), count(*) from {table} as t"  # noqa: S608  own names
     for table in _TABLES
 )
 # DuckDB's optimizer takes 0.5 ms of 1.3 ms for the fingerprint and finds nothing. The pragmas hold for a cursor.
 _PLAIN: Final = "pragma disable_optimizer"
 _OPTIMIZED: Final = "pragma enable_optimizer"
 _ENDPOINT_COLUMNS: Final = (
-    "name, task, enabled, payload_logging, usage_tracking, cache_ttl_seconds, max_concurrency, timeout_ms, "
-    "connect_timeout_ms, max_retries, max_response_bytes, max_logged_bytes, default_parameters, fallback_enabled, "
-    "fallback_on, retry_on_timeout, attempt_timeout_ms, hedge_after_ms, hedge_percentile, routing, sticky_key, "
-    "adaptive_concurrency, breaker_failure_share, breaker_min_calls, breaker_window_ms, breaker_open_ms"
+    "name, task, enabled, payload_logging, usage_tracking, cache_ttl_seconds, cache_scope, max_concurrency, "
+    "timeout_ms, connect_timeout_ms, max_retries, max_response_bytes, max_logged_bytes, default_parameters, "
+    "fallback_enabled, fallback_on, retry_on_timeout, attempt_timeout_ms, hedge_after_ms, hedge_percentile, routing, "
+    "sticky_key, adaptive_concurrency, breaker_failure_share, breaker_min_calls, breaker_window_ms, breaker_open_ms"
 )
 _ENTITY_COLUMNS: Final = (
     "endpoint, name, provider, model, base_url, credential, traffic_percentage, position, parameters, provider_config"
@@ -146,6 +151,7 @@ class ConfigReader:
             problems = self._problems()
             credentials = self._rows("select name, source, reference from credentials")
             rules = read_rules(self._rows)
+            settings = read_settings(self._rows)
             self._cursor.execute("commit")
         except BaseException:
             self._cursor.execute("rollback")
@@ -160,6 +166,7 @@ class ConfigReader:
             rules.principals,
             rules.groups_of,
             rules.prices,
+            settings,
         )
 
     def _entities(self) -> Mapping[str, tuple[ServedEntity, ...]]:

@@ -22,7 +22,7 @@ select
     limit_wait_ms,
     overhead_us,
     len(attempts)::integer as attempts,
-    request_hash,
+    replace(request_hash::varchar, '-', '') as request_hash,
     statement_id,
     config_version
 from serving.calls;

@@ -29,6 +29,7 @@ def _endpoint(entities: int | Sequence[ServedEntity] = 2, **columns: Any) -> End
         payload_logging=True,
         usage_tracking=True,
         cache_ttl_seconds=None,
+        cache_scope="shared",
         max_concurrency=64,
         timeout_ms=60_000,
         connect_timeout_ms=5_000,
