@@ -327,6 +327,17 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """An earlier answer to an identical request, as the log holds it."""
+
+    request_id: str
+    served_entity_id: str
+    request_time: datetime
+    request_body: str
+    response_body: str
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One upstream request made for a call."""
 

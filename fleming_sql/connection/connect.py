@@ -44,7 +44,7 @@ class Connection:
         self._session = session
         self._caller = caller
         self._id = _connection_id(con)
-        session.register(self._id, caller)
+        session.register(self._id, caller, settles=True)
         # Tied to DuckDB's object and not to this one: `con.cursor().execute(…)` drops this one before it executes.
         self._released = weakref.finalize(con, _release, session, self._id)
 
@@ -106,6 +106,7 @@ class Connection:
     def __getattr__(self, name: str) -> Any:
         if self._released.alive:
             self._session.check_usable()
+            self._session.settle()
         return getattr(self._con, name)
 
     def __repr__(self) -> str:

@@ -40,6 +40,7 @@ INSTANCE_FUNCTION: Final = "__fleming_instance"
 _TYPE_FUNCTION: Final = "__fleming_type"
 _CALL_FUNCTION: Final = "__fleming_call"
 _LIVE_FUNCTION: Final = "__fleming_live"
+_CLEAR_FUNCTION: Final = "__fleming_cache_clear"
 
 
 @dataclass(slots=True)
@@ -72,7 +73,7 @@ class Slot:
 def register(cursor: duckdb.DuckDBPyConnection, slot: Slot) -> tuple[Callable[..., Any], ...]:
     """Register the functions of a slot with a cursor's DuckDB instance and return them; keep them for ever."""
     functions = AiQueryFunctions(slot)
-    kept = (lambda: slot.id, functions.type_of, functions.call, functions.live)
+    kept = (lambda: slot.id, functions.type_of, functions.call, functions.live, functions.clear)
     cursor.create_function(INSTANCE_FUNCTION, kept[0], [], "VARCHAR", side_effects=True)
     cursor.create_function(
         _TYPE_FUNCTION,
@@ -92,6 +93,7 @@ def register(cursor: duckdb.DuckDBPyConnection, slot: Slot) -> tuple[Callable[..
         side_effects=True,  # else DuckDB calls the model while binding, for EXPLAIN too
     )
     cursor.create_function(_LIVE_FUNCTION, kept[3], ["VARCHAR"], "VARCHAR", side_effects=True)
+    cursor.create_function(_CLEAR_FUNCTION, kept[4], ["VARCHAR"], "BIGINT", null_handling=SPECIAL, side_effects=True)
     return kept
 
 
@@ -123,6 +125,10 @@ class AiQueryFunctions:
         """Return the rows of a live view of `serving` as JSON text."""
         return jsontext.dumps(self._slot.current().report(view))
 
+    def clear(self, endpoint: str | None) -> int:
+        """Give no answer of an endpoint again that was made before now; NULL clears those of all."""
+        return self._slot.current().clear_answers(endpoint)
+
     def call(
         self,
         endpoint: Column,
@@ -141,7 +147,7 @@ class AiQueryFunctions:
             plan_of = cache(partial(session.plan, session.snapshot_for(connection, query)))
             columns = map(_values, (endpoint, options, types, request, usage_context, files))
             rows = [_row(plan_of, *values) for values in zip(*columns, strict=True)]
-            outcomes = session.run(batch, rows)
+            outcomes = session.run(batch, rows, connection)
         return pa.array([_to_json(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)], pa.string())
 
 

@@ -45,7 +45,8 @@ def _created(cursor: duckdb.DuckDBPyConnection, text: str) -> bool:
 def drop(con: duckdb.DuckDBPyConnection, cursor: duckdb.DuckDBPyConnection) -> None:
     """Take the macros out of the database behind `cursor`, and the temporary ones out of `con`."""
     own = quote_identifier(cursor.execute("select current_database()").fetchall()[0][0])
-    with suppress(duckdb.Error):  # it has none, or is busy
-        con.execute("drop macro if exists temp.main.ai_query")
-    with suppress(duckdb.Error):  # a read-only database has temporary ones, which end with their connections
-        cursor.execute(f"drop macro if exists {own}.main.ai_query")
+    for name in ("ai_query", "ai_cache_clear"):
+        with suppress(duckdb.Error):  # it has none, or is busy
+            con.execute(f"drop macro if exists temp.main.{name}")
+        with suppress(duckdb.Error):  # a read-only database has temporary ones, which end with their connections
+            cursor.execute(f"drop macro if exists {own}.main.{name}")

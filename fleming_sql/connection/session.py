@@ -17,8 +17,9 @@ import duckdb
 
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
+from fleming_sql.connection.recall import Recall
 from fleming_sql.engine import Engine
-from fleming_sql.errors import CallCancelled
+from fleming_sql.errors import CallCancelled, StoreError
 from fleming_sql.gateway.batch import Batch, RowCall, Tally
 from fleming_sql.gateway.limiter import Earlier
 from fleming_sql.gateway.pipeline import Gateway, Outcome
@@ -26,9 +27,11 @@ from fleming_sql.gateway.plan import Plan, make_plan
 from fleming_sql.gateway.reports import Reporter
 from fleming_sql.policies.options import check_argument_types, read_options
 from fleming_sql.providers import ProviderRegistry
+from fleming_sql.store.answers import StoredAnswers
 from fleming_sql.store.catalog import CATALOG, MEMORY, detach_store, open_store
 from fleming_sql.store.config import ConfigReader
-from fleming_sql.store.telemetry import CallLog
+from fleming_sql.store.journal import Journal, journal_folder
+from fleming_sql.store.telemetry import BATCH, CallLog
 from fleming_sql.transport import Transport
 from fleming_sql.transport.pooled import PooledTransport
 from fleming_sql.types import Caller, Snapshot, Task
@@ -85,21 +88,29 @@ class Session:
         self.caller = caller
         self._on_closed = on_closed
         providers = ProviderRegistry()
+        self._con = con
+        self._store_cursors: list[duckdb.DuckDBPyConnection] = []
         self._store = con.cursor()
         open_store(self._store, path, providers.describe())
-        self._log_cursor = con.cursor()
-        self._log_cursor.execute(f"use {CATALOG}.main")
         self._config = ConfigReader(self._store, caller.user, None if path == MEMORY else path)
-        self._log = CallLog(self._log_cursor)
+        try:
+            self._log = CallLog(self._cursor(), None if path == MEMORY else Journal(journal_folder(path)))
+        except StoreError:
+            self._close_cursors()
+            detach_store(self._store)
+            raise
+        self._answers = StoredAnswers(self._cursor())
         self._engine = Engine(self._log.flush)
         self._clock = clock or Clock()
         self._opened_at = self._clock.now()
         self._recalling = threading.Lock()
         self._recalled: set[str] = set()
         self.gateway = Gateway(self._log.add, providers, transport or PooledTransport(), self._clock)
+        self._recall = Recall(self._answers, self.gateway, self._clock)
         self._reporter = Reporter(self.gateway.delivery, self.gateway.limiter, self._batches, self._clock)
         self._lock = threading.Lock()
         self._callers: dict[int, Caller] = {}
+        self._settling: set[int] = set()
         self._cursors: dict[int, list[int]] = {}
         self._met: set[Caller] = set()
         self._pinned = False
@@ -127,9 +138,17 @@ class Session:
         """
         self._engine.check_usable()
 
-    def register(self, connection_id: int, caller: Caller) -> None:
-        """Make `caller` the one who asks on a connection."""
+    def register(self, connection_id: int, caller: Caller, *, settles: bool = False) -> None:
+        """Make `caller` the one who asks on a connection.
+
+        Args:
+            connection_id: DuckDB's number of it.
+            caller: Who asks.
+            settles: Whether the connection calls `settle` before each statement.
+        """
         self._callers[connection_id] = caller
+        if settles:
+            self._settling.add(connection_id)
         self._met.add(caller)
 
     def _caller_of(self, connection_id: int) -> Caller:
@@ -170,6 +189,7 @@ class Session:
     def forget(self, connection_id: int) -> bool:
         """Drop a connection, break off what it has under way; return whether the gateway has no use any more."""
         self._callers.pop(connection_id, None)
+        self._settling.discard(connection_id)
         self.cancel(connection_id)
         return not self._callers and not self._pinned
 
@@ -189,6 +209,7 @@ class Session:
                 self._statements.move_to_end(key)  # it runs: those that no vector came from for long are dropped
             else:
                 known = self._statements[key] = _Running(self._config.snapshot(), Tally(self._clock.now()))
+                self._log.configure(known.snapshot.settings)
                 if len(self._statements) > _STATEMENTS_KEPT:
                     self._statements.popitem(last=False)
             return known
@@ -213,6 +234,17 @@ class Session:
                     self._plans.popitem(last=False)
         return known
 
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        """Return a cursor on the store, closed with the session."""
+        cursor = self._con.cursor()
+        cursor.execute(f"use {CATALOG}.main")
+        self._store_cursors.append(cursor)
+        return cursor
+
+    def _close_cursors(self) -> None:
+        for cursor in self._store_cursors:
+            cursor.close()
+
     def _prepare_limits(self, snapshot: Snapshot, endpoint: str) -> None:
         """Before the first call that rate limits meet: count what earlier processes sent, load what counts tokens."""
         limits = snapshot.rate_limits.get(endpoint)
@@ -233,22 +265,41 @@ class Session:
     @contextmanager
     def batch(self, connection_id: int, query_id: int) -> Iterator[Batch]:
         """Make the batch of one vector, which an interrupt of its connection cancels from now on."""
+        self._log.check()
         caller = self._caller_of(connection_id)
         tally = self._running(connection_id, query_id).tally
         batch = Batch(self.gateway, f"{self._id}-{connection_id}-{query_id}", caller, tally)
         with self._engine.owned(batch, connection_id):
             yield batch
 
-    def run(self, batch: Batch, rows: Sequence[RowCall | None]) -> list[Outcome | None]:
+    def run(self, batch: Batch, rows: Sequence[RowCall | None], connection_id: int) -> list[Outcome | None]:
         """Make the calls of one vector and return their outcomes once all are logged."""
-        batch.fill(rows)
+        # More vectors will follow a full one: its records go into the table while those are on their way.
+        soon = self._flush_soon if len(rows) >= BATCH and connection_id in self._settling else None
         try:
+            batch.fill(self._recall.look_up(rows, batch.statement.caller))
             return self._engine.run(batch)
         except KeyboardInterrupt:
             # Whatever leaves a function reaches the user as an error of DuckDB's with this text in it.
             raise CallCancelled("[CANCELLED] KeyboardInterrupt: calls under way were broken off and logged") from None
         finally:
-            self._log.flush()
+            self._log.release(soon)
+
+    def _flush_soon(self) -> None:
+        self._engine.soon(self._log.flush)
+
+    def settle(self) -> None:
+        """See to it that all calls that have ended can be read."""
+        self._log.settle()
+
+    def clear_answers(self, endpoint: str | None) -> int:
+        """Give no answer again that was made before now; return how many the log held.
+
+        Args:
+            endpoint: Whose; None for all.
+        """
+        self._engine.call(self.gateway.forget_answers())
+        return self._answers.clear(endpoint)
 
     def report(self, view: str) -> Sequence[Mapping[str, Any]]:
         """Return the rows of a live view, as of now."""
@@ -271,7 +322,7 @@ class Session:
 
         Closing the database there would write a checkpoint into the parent's files and remove its write-ahead log.
         """
-        for con in (self._store, self._log_cursor, *self._kept):
+        for con in (self._store, *self._store_cursors, *self._kept):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(con))
 
     def close(self) -> None:
@@ -280,9 +331,9 @@ class Session:
             return
         self._engine.close(self.gateway.aclose)
         try:
-            self._log.flush()
+            self._log.close()
         finally:
-            self._log_cursor.close()
+            self._close_cursors()
             detach_store(self._store)
             self._store.close()
             for con in self._kept:

@@ -120,6 +120,11 @@ class Engine:
         """Run one coroutine on the loop and return its result."""
         return self._wait(asyncio.run_coroutine_threadsafe(coroutine, self._started()))
 
+    def soon(self, task: Callable[[], None]) -> None:
+        """Run `task` beside the loop, on its executor; its errors are its own affair."""
+        loop = self._started()
+        loop.call_soon_threadsafe(loop.run_in_executor, None, task)
+
     def cancel(self, owner: Hashable | None = None) -> None:
         """Break off the work of `owner`, or all of it. Any thread may call it, and a signal handler."""
         loop = self._started() if self._runs and not self._closed else self._loop

@@ -11,7 +11,7 @@ from datetime import datetime
 from fleming_sql.errors import CallCancelled
 from fleming_sql.gateway.pipeline import Gateway, Outcome
 from fleming_sql.gateway.plan import CallInput, Plan, Statement
-from fleming_sql.types import Caller
+from fleming_sql.types import Caller, StoredAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class RowCall:
 
     plan: Plan
     asked: CallInput
+    stored: StoredAnswer | None = None
+    """An earlier answer to the same request, from the log."""
 
 
 @dataclass(slots=True)
@@ -134,7 +136,7 @@ class Batch:
 
     async def _one(self, positions: Sequence[int]) -> None:
         row = self._row(positions[0])
-        outcome = await self._gateway.call(row.plan, row.asked, self._statement)
+        outcome = await self._gateway.call(row.plan, row.asked, self._statement, row.stored)
         self._outcomes[positions[0]] = outcome
         for position in positions[1:]:
             self._gateway.repeat(row.plan, self._row(position).asked, self._statement, outcome)

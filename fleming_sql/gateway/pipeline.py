@@ -31,7 +31,7 @@ from fleming_sql.policies.tokens import Tokens, UsualAnswer, estimate_tokens, lo
 from fleming_sql.providers import ProviderRegistry
 from fleming_sql.tokenizer import TokenCounter
 from fleming_sql.transport import Transport
-from fleming_sql.types import EMBEDDINGS, CallRecord, Endpoint, ModelRequest
+from fleming_sql.types import EMBEDDINGS, CallRecord, Endpoint, ModelRequest, StoredAnswer
 
 _LOGGER: Final = logging.getLogger("fleming_sql")
 
@@ -72,6 +72,7 @@ class Gateway:
         clock: Clock,
     ) -> None:
         self._log = log
+        self._providers = providers
         self._clock = clock
         self._transport = transport
         self._reuse = ReuseCache(clock.monotonic)
@@ -84,13 +85,16 @@ class Gateway:
         """Close the connections to providers."""
         await self._transport.aclose()
 
-    async def call(self, plan: Plan, asked: CallInput, statement: Statement) -> Outcome:
+    async def call(
+        self, plan: Plan, asked: CallInput, statement: Statement, stored: StoredAnswer | None = None
+    ) -> Outcome:
         """Make one call and log it.
 
         Args:
             plan: The endpoint and the options.
             asked: The row.
             statement: On whose behalf, and for which statement.
+            stored: An earlier answer to the same request, which is given again if it may be.
 
         Returns:
             The result or the error; errors are values here, so that one row's does not end the others.
@@ -100,7 +104,7 @@ class Gateway:
         """
         progress = CallInProgress(plan, asked, statement, self._clock)
         try:
-            outcome = await self._call(plan, asked, progress)
+            outcome = await self._call(plan, asked, progress, stored)
         except CallError as error:
             outcome = Outcome(progress.failed(error), error=error)
         except asyncio.CancelledError as cancelled:
@@ -121,7 +125,22 @@ class Gateway:
         progress = CallInProgress(plan, asked, statement, self._clock)
         self._log(progress.repeated(outcome.record, outcome.reusable))
 
-    async def _call(self, plan: Plan, asked: CallInput, progress: CallInProgress) -> Outcome:
+    def knows(self, key: bytes) -> bool:
+        """Return whether the answer to a request is in memory. Any thread may ask."""
+        return self._reuse.knows(key)
+
+    @property
+    def has_dropped_answers(self) -> bool:
+        """Whether answers of this process had to be dropped from memory."""
+        return self._reuse.has_dropped
+
+    async def forget_answers(self) -> None:
+        """Drop the answers that are kept in memory."""
+        self._reuse.clear()
+
+    async def _call(
+        self, plan: Plan, asked: CallInput, progress: CallInProgress, stored: StoredAnswer | None
+    ) -> Outcome:
         refusal = plan.refuse(progress.caller, progress.request_id)
         if refusal:
             raise refusal
@@ -131,7 +150,7 @@ class Gateway:
         # A request given as a STRUCT may bring a temperature of its own.
         reusable = plan.reusable and is_reusable(endpoint.task, prompt.request.parameters)
         if reusable:
-            made, reused = await self._reused_or_made(plan, endpoint, prompt, progress)
+            made, reused = await self._reused_or_made(plan, endpoint, prompt, progress, stored)
         else:
             made, reused = await self._make(plan, endpoint, prompt, progress), False
         value = self._value(plan, prompt, made, reused, progress)
@@ -139,12 +158,17 @@ class Gateway:
         return Outcome(record, value, reusable=made if reusable else None)
 
     async def _reused_or_made(
-        self, plan: Plan, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress
+        self,
+        plan: Plan,
+        endpoint: Endpoint,
+        prompt: Prompt,
+        progress: CallInProgress,
+        stored: StoredAnswer | None,
     ) -> tuple[Reusable, bool]:
         """Return an answer and whether it is another call's."""
         reuse, ttl_s = self._reuse, float(endpoint.cache_ttl_seconds or 0)
         while True:
-            found = await reuse.find(progress.key)
+            found = await reuse.find(progress.key) or self._revived(endpoint, prompt, progress.key, stored)
             if found is not None:
                 return found, True
             admission = await self._admit(endpoint, prompt, progress)
@@ -153,6 +177,21 @@ class Gateway:
                 continue
             make = partial(self._make_admitted, plan, endpoint, prompt, progress, admission)
             return await reuse.lead(progress.key, ttl_s, make), False
+
+    def _revived(self, endpoint: Endpoint, prompt: Prompt, key: bytes, stored: StoredAnswer | None) -> Reusable | None:
+        """Return an answer from the log as it was when it came, None where it cannot be read any more."""
+        entity = next((e for e in endpoint.entities if stored and e.id == stored.served_entity_id), None)
+        if stored is None or entity is None:
+            return None
+        try:
+            answer = self._providers.get(entity.provider).decode(prompt.request, jsontext.loads(stored.response_body))
+        except Exception as error:
+            _LOGGER.debug("the answer of call %s cannot be given again", stored.request_id, exc_info=error)
+            return None
+        made = Reusable(answer, stored.request_id, entity.id, stored.request_body, stored.response_body)
+        age_s = (self._clock.now() - stored.request_time).total_seconds()
+        self._reuse.keep(key, float(endpoint.cache_ttl_seconds or 0) - max(0.0, age_s), made)
+        return made
 
     async def _make(self, plan: Plan, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress) -> Reusable:
         admission = await self._admit(endpoint, prompt, progress)

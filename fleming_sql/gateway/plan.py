@@ -91,12 +91,15 @@ class Plan:
             return 1
         return _EMBEDDINGS_AT_ONCE if self.endpoint.task == EMBEDDINGS else self.endpoint.max_concurrency
 
-    def key(self, asked: CallInput) -> bytes:
+    def key(self, asked: CallInput, caller: Caller) -> bytes:
         """Return the request hash: equal for calls that may share an answer."""
         digest = hashlib.blake2b(asked.request.encode(), key=self.fingerprint, digest_size=16)
         if asked.file is not None:
             digest.update(b"\0file\0")
             digest.update(asked.file)
+        if self.endpoint is not None and self.endpoint.cache_scope == "user":
+            digest.update(b"\0user\0")
+            digest.update(caller.user.encode())
         return digest.digest()
 
     def access(self, caller: Caller) -> Access:

@@ -40,7 +40,7 @@ class CallInProgress:
     )  # fmt: skip
 
     def __init__(self, plan: Plan, asked: CallInput, statement: Statement, clock: Clock) -> None:
-        self.key = plan.key(asked)
+        self.key = plan.key(asked, statement.caller)
         self._asked = asked
         self._plan = plan
         self._statement = statement

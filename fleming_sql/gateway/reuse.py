@@ -38,6 +38,9 @@ class ReuseCache:
         self._bytes = 0
         self._kept: OrderedDict[bytes, tuple[float, Reusable]] = OrderedDict()
         self._under_way: dict[bytes, asyncio.Future[Reusable]] = {}
+        self._cleared = 0
+        self.has_dropped = False
+        """Whether an answer had to make room whose time was not over."""
 
     def get(self, key: bytes) -> Reusable | None:
         """Return the kept answer, None if there is none or its time is over."""
@@ -79,6 +82,7 @@ class ReuseCache:
         If it is cancelled, one of them makes the call instead.
         """
         under_way = self._under_way[key] = asyncio.get_running_loop().create_future()
+        cleared = self._cleared
         try:
             made = await call()
         except asyncio.CancelledError:
@@ -90,18 +94,34 @@ class ReuseCache:
             raise
         else:
             under_way.set_result(made)
-            self._keep(key, ttl_s, made)
+            if cleared == self._cleared:
+                self.keep(key, ttl_s, made)
             return made
         finally:
             del self._under_way[key]
 
-    def _keep(self, key: bytes, ttl_s: float, made: Reusable) -> None:
+    def knows(self, key: bytes) -> bool:
+        """Return whether an answer is kept, be its time over or not. Any thread may ask."""
+        return key in self._kept
+
+    def clear(self) -> None:
+        """Forget all answers; those on their way are not kept."""
+        self._cleared += 1
+        self._kept.clear()
+        self._bytes = 0
+
+    def keep(self, key: bytes, ttl_s: float, made: Reusable) -> None:
+        """Keep an answer for a time."""
         size = _size(made)
+        self.has_dropped = self.has_dropped or size > self._max_bytes
         if ttl_s <= 0 or size > self._max_bytes:
             return
+        if key in self._kept:
+            self._drop(key)
         self._kept[key] = (self._monotonic() + ttl_s, made)
         self._bytes += size
         while self._bytes > self._max_bytes:
+            self.has_dropped = True
             self._drop(next(iter(self._kept)))
 
     def _drop(self, key: bytes) -> None:
