@@ -9,7 +9,7 @@ registered them is gone, so whoever makes a slot keeps it for the life of the pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -20,8 +20,8 @@ from duckdb.func import ARROW, SPECIAL
 
 from fleming_sql import jsontext
 from fleming_sql.connection.session import Session
-from fleming_sql.errors import ArgumentError, GatewayClosed
-from fleming_sql.gateway.batch import RowCall
+from fleming_sql.errors import ArgumentError, GatewayClosed, StoreError
+from fleming_sql.gateway.batch import Batch, RowCall
 from fleming_sql.gateway.pipeline import Outcome
 from fleming_sql.gateway.plan import CallInput, Plan
 from fleming_sql.policies.options import (
@@ -147,8 +147,15 @@ class AiQueryFunctions:
             plan_of = cache(partial(session.plan, session.snapshot_for(connection, query)))
             columns = map(_values, (endpoint, options, types, request, usage_context, files))
             rows = [_row(plan_of, *values) for values in zip(*columns, strict=True)]
-            outcomes = session.run(batch, rows, connection)
+            outcomes = _run(session, batch, rows, connection)
         return pa.array([_to_json(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)], pa.string())
+
+
+def _run(session: Session, batch: Batch, rows: list[RowCall | None], connection_id: int) -> Sequence[Outcome | None]:
+    try:
+        return session.run(batch, rows, connection_id)
+    except StoreError as error:
+        raise error.with_traceback(None) from None  # DuckDB 1.5 prints it into the message
 
 
 def _row(

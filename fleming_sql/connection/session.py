@@ -19,11 +19,11 @@ from fleming_sql import jsontext
 from fleming_sql.clock import Clock
 from fleming_sql.connection.recall import Recall
 from fleming_sql.engine import Engine
-from fleming_sql.errors import CallCancelled, StoreError
+from fleming_sql.errors import ArgumentError, CallCancelled, StoreError
 from fleming_sql.gateway.batch import Batch, RowCall, Tally
 from fleming_sql.gateway.limiter import Earlier
 from fleming_sql.gateway.pipeline import Gateway, Outcome
-from fleming_sql.gateway.plan import Plan, make_plan
+from fleming_sql.gateway.plan import Plan, make_plan, unknown_endpoint
 from fleming_sql.gateway.reports import Reporter
 from fleming_sql.policies.options import check_argument_types, read_options
 from fleming_sql.providers import ProviderRegistry
@@ -297,7 +297,13 @@ class Session:
 
         Args:
             endpoint: Whose; None for all.
+
+        Raises:
+            ArgumentError: There is no such endpoint.
         """
+        known = self._config.snapshot().endpoints
+        if endpoint is not None and endpoint not in known:
+            raise ArgumentError("RESOURCE_DOES_NOT_EXIST", unknown_endpoint(endpoint, known))
         self._engine.call(self.gateway.forget_answers())
         return self._answers.clear(endpoint)
 

@@ -150,7 +150,8 @@ def make_plan(snapshot: Snapshot, endpoint_name: str, options: CallOptions, *, i
     typed = options.return_type is not None or kind.duckdb() != "VARCHAR"
     checker = AnswerChecker(options.response_format, kind if typed else None)
     if endpoint is None:
-        refusal = _unknown(endpoint_name, snapshot.endpoints)
+        told = unknown_endpoint(endpoint_name, snapshot.endpoints)
+        refusal = "RESOURCE_DOES_NOT_EXIST", told, 404, "RESOURCE_DOES_NOT_EXIST"
         return Plan(snapshot, endpoint_name, None, options, checker, refusal=refusal)
     _check_task(endpoint, options)
     parameters = {**endpoint.default_parameters, **options.parameters}
@@ -205,7 +206,8 @@ def _refusal(endpoint: Endpoint) -> tuple[str, str, int, str] | None:
     return None
 
 
-def _unknown(name: str, known: Iterable[str]) -> tuple[str, str, int, str]:
+def unknown_endpoint(name: str, known: Iterable[str]) -> str:
+    """Return what to say of a name that is no endpoint's."""
     names = sorted(known)
     lowered = {known.lower(): known for known in names}
     near = [lowered[found] for found in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
@@ -215,9 +217,4 @@ def _unknown(name: str, known: Iterable[str]) -> tuple[str, str, int, str]:
         hint = "there are: " + ", ".join(f'"{one}"' for one in names[:10]) + (" …" if len(names) > 10 else "")
     else:
         hint = "there are none yet"
-    return (
-        "RESOURCE_DOES_NOT_EXIST",
-        f'there is no endpoint "{name}" in fleming.endpoints; {hint}',
-        404,
-        "RESOURCE_DOES_NOT_EXIST",
-    )
+    return f'there is no endpoint "{name}" in fleming.endpoints; {hint}'

@@ -141,7 +141,6 @@ class CallLog:
             StoreError: The store could not be written; the records are kept for the next flush.
         """
         with self._writing:
-            self._behind = False
             with self._adding:
                 records = [self._pending.popleft() for _ in range(len(self._pending))]
                 written = self._journal.turn() if self._journal else []
@@ -159,6 +158,7 @@ class CallLog:
                     ) from error
                 raise
             self._write_failed = self._journal_failed = False
+            self._behind = bool(self._pending)
             if self._journal is not None and written:
                 with self._adding:
                     self._journal.drop(written)
