@@ -115,7 +115,7 @@ def test_a_journal_that_is_replayed_twice_adds_nothing(killed: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "zeros", "garbage", "no line end", "another version"])
 def test_damaged_records_are_skipped_and_counted_and_the_others_kept(killed: Path, damage: str) -> None:
-    [file] = journal(killed)
+    file = next(file for file in journal(killed) if file.stat().st_size)
     lines = file.read_bytes().splitlines(keepends=True)
     middle = lines[20]
     lines[20] = {
@@ -135,7 +135,7 @@ def test_damaged_records_are_skipped_and_counted_and_the_others_kept(killed: Pat
 
 
 def test_a_journal_without_one_whole_record_does_not_keep_the_store_from_opening(killed: Path) -> None:
-    [file] = journal(killed)
+    file = next(file for file in journal(killed) if file.stat().st_size)
     file.write_bytes(os.urandom(10_000))
     with fleming_sql.connect(gateway=killed) as con:
         assert logged(con) == set()
@@ -155,10 +155,10 @@ def test_the_journal_is_nobody_elses_to_read(path: Path, add_endpoint: AddEndpoi
         set_up(path, add_endpoint, server)
         with fleming_sql.connect(gateway=path) as con:
             con.execute("select ai_query('chat', 'one')").fetchall()
-            assert [file.stat().st_mode & 0o077 for file in journal(path)] == [0]
+            assert [file.stat().st_mode & 0o077 for file in journal(path)] == [0, 0]
 
 
-def test_a_long_journal_is_dropped_piece_by_piece_as_the_table_has_it(path: Path, add_endpoint: AddEndpoint) -> None:
+def test_the_journal_holds_no_more_than_the_table_has_not(path: Path, add_endpoint: AddEndpoint) -> None:
     with MockModel(echo_chat) as server:
         set_up(path, add_endpoint, server)
         with fleming_sql.connect(gateway=path) as con:
@@ -166,7 +166,7 @@ def test_a_long_journal_is_dropped_piece_by_piece_as_the_table_has_it(path: Path
                 con.execute(
                     f"select ai_query('chat', '{run}' || repeat('x', 9000) || i) from range(600) t(i)"
                 ).fetchall()
-            assert sum(file.stat().st_size for file in journal(path)) < 12e6
+            assert sum(file.stat().st_size for file in journal(path)) < 7e6
             assert con.execute("select count(*) from fleming.serving.inference").fetchall() == [(2400,)]
 
 

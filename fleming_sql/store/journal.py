@@ -20,8 +20,6 @@ import orjson
 from fleming_sql.store.call_rows import remnant
 from fleming_sql.types import Attempt, CallRecord, GuardrailResult
 
-SEGMENT_BYTES: Final = 8 * 1024 * 1024
-"""A file that is longer is followed by a new one, so that it can go once its records are in the table."""
 _SUFFIX: Final = ".ndjson"
 _DAMAGED: Final = ".damaged"
 _CRC: Final = 8
@@ -37,16 +35,19 @@ def journal_folder(store: str) -> Path:
 class Journal:
     """Writes the journal of a store that is open. One thread at a time; another may `sync`.
 
+    It is two files, written in turn: while the records of one go into the table, the other takes new ones, and then
+    the first is emptied. So it holds what is not in the table yet and little more, and a store opens at once.
+
     Args:
         folder: Made with the first record.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file: int | None = None
-        self._paths: list[Path] = []
-        """The files in use, the one that is written last."""
-        self._written = 0
+        self._paths: tuple[Path, ...] = ()
+        self._files: tuple[int, ...] = ()
+        self._sizes = [0, 0]
+        self._current = 0
         self._torn = False
 
     def append(self, record: CallRecord) -> None:
@@ -58,13 +59,14 @@ class Journal:
         line = _line(record)
         if self._torn:
             line = b"\n" + line
-        if self._file is None:
-            self._file = self._open()
+        if not self._files:
+            self._open()
         self._torn = True
-        if os.write(self._file, line) < len(line):
+        written = os.write(self._files[self._current], line)
+        self._sizes[self._current] += written
+        if written < len(line):
             raise OSError("the record was written in part only: the disk is full")
         self._torn = False
-        self._written += len(line)
 
     def sync(self) -> None:
         """Return when what was written outlives the machine's power.
@@ -72,25 +74,29 @@ class Journal:
         Raises:
             OSError: The disk failed.
         """
-        if self._file is not None:
-            os.fdatasync(self._file) if hasattr(os, "fdatasync") else os.fsync(self._file)
+        for file, size in zip(self._files, self._sizes, strict=False):
+            if size:
+                os.fdatasync(file) if hasattr(os, "fdatasync") else os.fsync(file)
 
-    def turn(self) -> list[Path]:
-        """Begin a new file if this one is long; return the files that came before it."""
-        if self._written >= SEGMENT_BYTES:
-            self._close_file()
-        return self._paths[:-1] if self._file is not None else list(self._paths)
+    def turn(self) -> None:
+        """Write what comes next into the other file, unless that still holds what the table has not taken."""
+        other = 1 - self._current
+        if not self._sizes[other]:
+            self._current, self._torn = other, False
 
-    def drop(self, paths: list[Path]) -> None:
-        """Remove files whose records are all in the table."""
-        for path in paths:
-            path.unlink(missing_ok=True)
-            self._paths.remove(path)
+    def forget(self) -> None:
+        """Empty the file that is not written: all that was in it is in the table."""
+        other = 1 - self._current
+        if self._sizes[other]:
+            os.ftruncate(self._files[other], 0)
+            self._sizes[other] = 0
 
     def remove(self) -> None:
         """End the journal: all that was written is in the table."""
-        self._close_file()
-        self.drop(list(self._paths))
+        for file, path in zip(self._files, self._paths, strict=True):
+            os.close(file)
+            path.unlink(missing_ok=True)
+        self._files = self._paths = ()
         if self._folder.is_dir() and not any(self._folder.iterdir()):
             self._folder.rmdir()
 
@@ -98,18 +104,22 @@ class Journal:
         """Return the files of processes that did not come to their end, the oldest first."""
         return sorted(self._folder.glob(f"*{_SUFFIX}")) if self._folder.is_dir() else []
 
-    def _open(self) -> int:
+    def _open(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         last = max((int(path.stem) for path in self._folder.iterdir() if path.stem.isdigit()), default=0)
-        path = self._folder / f"{last + 1:08d}{_SUFFIX}"
-        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600)
-        self._paths.append(path)
-        return file
+        self._paths = tuple(self._folder / f"{last + number:08d}{_SUFFIX}" for number in (1, 2))
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        self._files = tuple(os.open(path, flags, 0o600) for path in self._paths)
+        _sync_folder(self._folder)
 
-    def _close_file(self) -> None:
-        file, self._file = self._file, None
-        self._written, self._torn = 0, False
-        if file is not None:
+
+def _sync_folder(folder: Path) -> None:
+    """See to it that the names of new files outlive the machine's power too; Windows has no such call."""
+    if os.name == "posix":
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
             os.close(file)
 
 

@@ -143,7 +143,8 @@ class CallLog:
         with self._writing:
             with self._adding:
                 records = [self._pending.popleft() for _ in range(len(self._pending))]
-                written = self._journal.turn() if self._journal else []
+                if self._journal is not None:
+                    self._journal.turn()
             try:
                 if records:
                     self._write_all(records)
@@ -159,9 +160,9 @@ class CallLog:
                 raise
             self._write_failed = self._journal_failed = False
             self._behind = bool(self._pending)
-            if self._journal is not None and written:
+            if self._journal is not None:
                 with self._adding:
-                    self._journal.drop(written)
+                    self._journal.forget()
 
     def close(self) -> None:
         """Write what is left; the journal stays only where that fails.
@@ -227,6 +228,9 @@ class CallLog:
         """Write what a killed process had not put into the table; doing it again adds nothing."""
         try:
             found = list(read_journal(path))
+            if not found:
+                path.unlink()
+                return
             records = [record for record in found if record is not None]
             missing = self._not_logged(records)
             for start in range(0, len(missing), BATCH):
