@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping
 from benchmarks import (
     capacity,
     config_read,
+    crash,
+    delta_export,
     duplicates,
     faults,
     in_flight,
     latency,
+    logging_cost,
     machine,
     memory,
     pacing,
@@ -34,6 +37,9 @@ BENCHMARKS: Mapping[str, tuple[Callable[[], list[Row]], ...]] = {
     "faults": (faults.measure,),
     "capacity": (capacity.measure,),
     "pacing": (pacing.measure,),
+    "logging": (logging_cost.measure,),
+    "crash": (crash.measure,),
+    "delta_export": (delta_export.measure,),
 }
 
 

@@ -8,6 +8,7 @@
     │   ├── StoreLocked        another process has it open
     │   ├── StoreDamaged       the file is not a readable DuckDB database
     │   └── StoreTooNew        written by a newer fleming-sql or DuckDB
+    ├── ExportError            the log cannot be exported to, or read from, its Delta tables
     ├── GatewayClosed          use after close, or in a process forked after connect
     ├── CallError              one call to a model failed; carries the HTTP status and the code
     └── CallCancelled          the statement was interrupted before the call had an answer
@@ -58,6 +59,10 @@ class StoreDamaged(StoreError):
 
 class StoreTooNew(StoreError):
     """The store was written by a newer fleming-sql or a newer DuckDB."""
+
+
+class ExportError(FlemingError):
+    """The log cannot be exported to its Delta tables, or read from them; calls are not touched by it."""
 
 
 class GatewayClosed(FlemingError):

@@ -161,7 +161,7 @@ def test_all_columns_of_views_carry_comments(con: Connection) -> None:
     bare = con.execute(
         "select table_name || '.' || column_name from duckdb_columns() c where database_name = 'fleming' "
         "and comment is null and exists (from duckdb_views() v where v.database_name = 'fleming' "
-        "and not v.internal and v.view_name = c.table_name)"
+        "and not v.internal and v.schema_name = c.schema_name and v.view_name = c.table_name)"
     ).fetchall()
 
     assert bare == []

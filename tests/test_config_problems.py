@@ -26,6 +26,12 @@ insert into fleming.served_entities (endpoint, name, provider, model, traffic_pe
     ('open', 'two', 'simulated', 'm', 59.5),
     ('cheap', 'one', 'simulated', 'm', 100),
     ('cheap', 'spare', 'simulated', 'unpriced', 0);
+insert into fleming.model_prices (provider, model, input_per_million, output_per_million, service_tier,
+    from_input_tokens, valid_from, valid_to) values
+    ('openai', 'own', 1, 2, 'default', 0, '2024-01-01', '2024-02-01'),
+    ('openai', 'own', 2, 2, 'flex', 0, '2024-01-01', null),
+    ('openai', 'own', 2, 2, 'default', 9, '2024-01-01', null),
+    ('openai', 'own', 2, 2, 'default', 0, '2024-02-01', null);
 insert into fleming.principals (name, type) values
     ('ada', 'user'), ('bob', 'user'), ('etl', 'service_principal'), ('staff', 'group'), ('admins', 'group');
 insert into fleming.group_members values ('staff', 'ada'), ('staff', 'admins'), ('admins', 'bob'), ('admins', 'etl');
@@ -112,22 +118,46 @@ WRONG = {
     "window": wrong_endpoint("breaker_window_ms = -1", "breaker_window_ms", "is -1", "1 or more"),
     "open time": wrong_endpoint("breaker_open_ms = 0", "breaker_open_ms", "is 0", "1 or more"),
     "no price": Wrong(
-        "update fleming.served_entities set model = 'other' where endpoint = 'cheap' and name = 'one'",
-        "endpoints",
-        "cheap",
-        "routing",
+        "update fleming.served_entities set provider = 'openai', model = 'other', base_url = 'http://localhost' "
+        "where endpoint = 'cheap' and name = 'one'",
+        "served_entities",
+        "cheap/one",
+        None,
         'served entity "one" has no price',
-        "provider = 'simulated' and model = 'other'",
+        "insert into fleming.model_prices (provider, model, input_per_million, output_per_million) "
+        "values ('openai', 'other', ",
         ("cheap",),
     ),
     "no price yet": Wrong(
-        "delete from fleming.model_prices where valid_from < '2999-01-01'",
-        "endpoints",
-        "cheap",
-        "routing",
+        "update fleming.model_prices set valid_from = '2998-01-01' "
+        "where provider = 'simulated' and valid_from = '2024-01-01';"
+        "insert into fleming.entity_prices (endpoint, served_entity) values ('chat', 'one'), ('open', 'one'), "
+        "('open', 'two')",
+        "served_entities",
+        "cheap/one",
+        None,
         "no price that is valid now",
-        "insert a row into fleming.model_prices",
+        "or change endpoints.routing",
         ("cheap",),
+    ),
+    "price over": Wrong(
+        "insert into fleming.entity_prices (endpoint, served_entity, valid_to) values ('cheap', 'one', '2020-01-01')",
+        "served_entities",
+        "cheap/one",
+        None,
+        "no price that is valid now",
+        "or a row into fleming.entity_prices",
+        ("cheap",),
+    ),
+    "unknown cost": Wrong(
+        "update fleming.served_entities set provider = 'openai', model = 'mine', base_url = 'http://localhost' "
+        "where endpoint = 'open' and name = 'one'",
+        "served_entities",
+        "open/one",
+        None,
+        "the cost of its calls is not known",
+        "values ('openai', 'mine', ",
+        (),
     ),
     **{
         f"traffic {share}": Wrong(
@@ -393,7 +423,8 @@ WRONG = {
         (),
     ),
     "price that routing goes by": Wrong(
-        "update fleming.model_prices set input_per_million = -1 where valid_from < '2999-01-01'",
+        "update fleming.model_prices set input_per_million = -1 "
+        "where provider = 'simulated' and valid_from = '2024-01-01'",
         "model_prices",
         "simulated/m/2024-01-01 00:00:00",
         "input_per_million",
@@ -402,7 +433,104 @@ WRONG = {
         ("cheap",),
     ),
 }
-NAMES_AN_ENDPOINT = {"endpoints", "served_entities", "permissions", "rate_limits"}
+OWN = "insert into fleming.entity_prices (endpoint, served_entity, per_second, per_call, valid_from, valid_to) values "
+OWN_PRICES = {
+    "price of no endpoint": Wrong(
+        OWN + "('ghost', 'one', 0, 0, '2024-01-01', null)",
+        "entity_prices",
+        "ghost/one/2024-01-01 00:00:00",
+        "endpoint",
+        'endpoint "ghost" names an endpoint that does not exist',
+        "a name in fleming.endpoints",
+        (),
+    ),
+    "price of no entity": Wrong(
+        OWN + "('open', 'ghost', 0, 0, '2024-01-01', null)",
+        "entity_prices",
+        "open/ghost/2024-01-01 00:00:00",
+        "served_entity",
+        'served entity "ghost" of endpoint "open", which does not exist',
+        "a name in fleming.served_entities",
+        (),
+    ),
+    "negative second": Wrong(
+        OWN + "('cheap', 'one', -1, 0, '2024-01-01', null)",
+        "entity_prices",
+        "cheap/one/2024-01-01 00:00:00",
+        "per_second",
+        f"is -1, {NO_DOLLARS}",
+        "0 or more",
+        ("cheap",),
+    ),
+    "call NaN": Wrong(
+        OWN + "('open', 'one', 0, 'nan', '2024-01-01', null)",
+        "entity_prices",
+        "open/one/2024-01-01 00:00:00",
+        "per_call",
+        f"is nan, {NO_DOLLARS}",
+        "0 or more",
+        (),
+    ),
+    "overlapping prices of an entity": Wrong(
+        OWN + "('open', 'one', 0, 0, '2024-01-01', '2024-03-01'), ('open', 'one', 1, 0, '2024-02-01', null)",
+        "entity_prices",
+        "open/one/2024-01-01 00:00:00",
+        "valid_to",
+        "valid to 2024-03-01 00:00:00, and the next one from 2024-02-01 00:00:00",
+        "to 2024-02-01 00:00:00 or earlier",
+        (),
+    ),
+}
+PRICED = "insert into fleming.model_prices (provider, model, input_per_million, valid_from, valid_to) values "
+WRONG |= OWN_PRICES | {
+    "overlapping prices": Wrong(
+        PRICED + "('x', 'y', 1, '2024-01-01', '2024-03-01'), ('x', 'Y', 2, '2024-02-01', null)",
+        "model_prices",
+        "x/y/2024-01-01 00:00:00",
+        "valid_to",
+        "valid to 2024-03-01 00:00:00, and the next one from 2024-02-01 00:00:00",
+        "or earlier, or to NULL",
+        (),
+    ),
+    "two prices at once": Wrong(
+        PRICED + "('x', 'y', 1, '2024-01-01', null), ('x', 'y', 2, '2024-01-01', null)",
+        "model_prices",
+        "x/y/2024-01-01 00:00:00",
+        "valid_to",
+        "two prices that are valid from 2024-01-01 00:00:00",
+        "delete one of the rows",
+        (),
+    ),
+    "price that is never valid": Wrong(
+        PRICED + "('x', 'y', 1, '2024-01-01', '2024-01-01')",
+        "model_prices",
+        "x/y/2024-01-01 00:00:00",
+        "valid_to",
+        "which is never",
+        "a later time than valid_from, or to NULL",
+        (),
+    ),
+    "no input price": Wrong(
+        PRICED + "('x', 'y', null, '2024-01-01', null)",
+        "model_prices",
+        "x/y/2024-01-01 00:00:00",
+        "input_per_million",
+        "has a price without input_per_million",
+        "0 or more, or delete the row",
+        (),
+    ),
+    "negative length": Wrong(
+        "insert into fleming.model_prices (provider, model, input_per_million, service_tier, from_input_tokens) "
+        "values ('x', 'y', 1, 'flex', -1)",
+        "model_prices",
+        "x/y/flex/from -1/1970-01-01 00:00:00",
+        "from_input_tokens",
+        "is -1, which is below 0",
+        "0 or more",
+        (),
+    ),
+}
+NAMES_AN_ENDPOINT = {"endpoints", "served_entities", "permissions", "rate_limits", "entity_prices"}
 
 
 @pytest.fixture
@@ -433,7 +561,7 @@ def test_one_wrong_row_is_exactly_one_problem_with_its_place_and_remedy(configur
     [(_, _, _, problem, remedy, named)] = rows
     assert wrong.problem in problem
     assert wrong.remedy in remedy
-    assert named == (wrong.stops[0] if wrong.table in NAMES_AN_ENDPOINT else None)
+    assert named == (wrong.row.split("/")[0] if wrong.table in NAMES_AN_ENDPOINT else None)
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -237,7 +237,7 @@ def test_with_durability_power_a_vector_that_is_out_before_the_table_has_it_is_o
         set_up(path, add_endpoint, server, durability="power")
         with fleming_sql.connect(gateway=path) as con:
             con.execute("select ai_query('chat', 'row ' || i) from range(2048) t(i)").fetchall()
-            assert len(synced) == 1
+            assert 1 <= len(synced) <= 2, "once for each of the journal's files that has records"
             assert len(logged(con)) == 2048
 
 

@@ -90,9 +90,10 @@ def test_a_broken_row_shows_in_config_problems_and_fails_calls_with_the_same_wor
     con: Connection, model: MockModel, case: str
 ) -> None:
     change, words = BROKEN_ROWS[case]
+    con.execute("insert into fleming.model_prices (provider, model, input_per_million) values ('openai', '*', 0)")
     con.execute(change)
 
-    problem, remedy = con.execute("select problem, remedy from fleming.config_problems").fetchall()[0]
+    [(problem, remedy)] = con.execute("select problem, remedy from fleming.config_problems").fetchall()
     text = ask(con)
 
     assert words in problem

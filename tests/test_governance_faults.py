@@ -58,6 +58,8 @@ def test_an_entity_that_is_switched_off_is_asked_for_nothing(con: Connection, se
         add_entity(con, base_url=second.url, name="second", traffic_percentage=40, position=2)
         con.execute("update fleming.served_entities set enabled = false where name = 'chat-1'")
 
+        con.execute("insert into fleming.model_prices (provider, model, input_per_million) values ('openai', '*', 0)")
+
         assert con.execute("from fleming.config_problems").fetchall() == []
         con.execute("select ai_query('chat', 'row ' || i) from range(50) t(i)").fetchall()
         state = "select state from fleming.serving.entity_health where served_entity_name = 'chat-1'"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from fleming_sql.errors import ArgumentError, StoreError
 from fleming_sql.store.catalog import CATALOG, MEMORY, attached_path, check_path, is_store
 from fleming_sql.transport import Transport
 from fleming_sql.transport.over_httpx import HttpxTransport
-from fleming_sql.types import Caller
+from fleming_sql.types import Alert, Caller
 
 CLOSE_S: Final = 5.0
 """How long closing waits for a statement of another thread to end."""
@@ -107,6 +107,7 @@ class Connection:
         if self._released.alive:
             self._session.check_usable()
             self._session.settle()
+            self._session.observation.on_use(self._id)
         return getattr(self._con, name)
 
     def __repr__(self) -> str:
@@ -123,6 +124,7 @@ def connect(
     *,
     transport: Transport | httpx.AsyncBaseTransport | None = None,
     clock: Clock | None = None,
+    on_alert: Callable[[Alert], None] | None = None,
 ) -> Connection:
     """Open a DuckDB database with a gateway.
 
@@ -137,6 +139,8 @@ def connect(
         transport: Sends the requests: one of this package, or any httpx transport; by default a pool of
             kept-alive connections.
         clock: Time and chance, for tests.
+        on_alert: Called with each alert that is raised while the gateway is open, on a thread of the gateway's, once it
+            is in `fleming.serving.alerts`. What it raises is logged.
 
     Raises:
         StoreError: The store cannot be opened.
@@ -150,6 +154,8 @@ def connect(
     caller = _caller(user, groups)
     try:
         session, is_new = _attach(root, gateway, caller, transport, clock)
+        if on_alert is not None:
+            session.alerts.listen(on_alert)
         con = root
         if is_new:
             # Closing a DuckDB connection closes the cursors made from it, the store's among them, so the root is
@@ -171,6 +177,7 @@ def attach(
     *,
     transport: Transport | httpx.AsyncBaseTransport | None = None,
     clock: Clock | None = None,
+    on_alert: Callable[[Alert], None] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Give the DuckDB instance behind `con` a gateway, and return `con`. Doing it again does nothing.
 
@@ -183,6 +190,7 @@ def attach(
         groups: As for `connect`.
         transport: As for `connect`.
         clock: As for `connect`.
+        on_alert: As for `connect`.
 
     Raises:
         StoreError: The store cannot be opened, or the instance has a gateway with another store.
@@ -196,6 +204,8 @@ def attach(
         )
     caller = _caller(user, groups)
     session, _ = _attach(con, gateway, caller, transport, clock)
+    if on_alert is not None:
+        session.alerts.listen(on_alert)
     session.register(_connection_id(con), caller)
     session.pin()
     make_visible(con, session)

@@ -30,6 +30,7 @@ from fleming_sql.policies.options import (
     result_type,
     structure,
 )
+from fleming_sql.store.exports import lake_query
 
 if TYPE_CHECKING:
     Column: TypeAlias = pa.Array[Any]
@@ -41,6 +42,7 @@ _TYPE_FUNCTION: Final = "__fleming_type"
 _CALL_FUNCTION: Final = "__fleming_call"
 _LIVE_FUNCTION: Final = "__fleming_live"
 _CLEAR_FUNCTION: Final = "__fleming_cache_clear"
+_LAKE_FUNCTION: Final = "__fleming_lake"
 
 
 @dataclass(slots=True)
@@ -73,7 +75,7 @@ class Slot:
 def register(cursor: duckdb.DuckDBPyConnection, slot: Slot) -> tuple[Callable[..., Any], ...]:
     """Register the functions of a slot with a cursor's DuckDB instance and return them; keep them for ever."""
     functions = AiQueryFunctions(slot)
-    kept = (lambda: slot.id, functions.type_of, functions.call, functions.live, functions.clear)
+    kept = (lambda: slot.id, functions.type_of, functions.call, functions.live, functions.clear, functions.lake)
     cursor.create_function(INSTANCE_FUNCTION, kept[0], [], "VARCHAR", side_effects=True)
     cursor.create_function(
         _TYPE_FUNCTION,
@@ -94,6 +96,7 @@ def register(cursor: duckdb.DuckDBPyConnection, slot: Slot) -> tuple[Callable[..
     )
     cursor.create_function(_LIVE_FUNCTION, kept[3], ["VARCHAR"], "VARCHAR", side_effects=True)
     cursor.create_function(_CLEAR_FUNCTION, kept[4], ["VARCHAR"], "BIGINT", null_handling=SPECIAL, side_effects=True)
+    cursor.create_function(_LAKE_FUNCTION, kept[5], ["VARCHAR"], "VARCHAR", side_effects=False)  # called at each bind
     return kept
 
 
@@ -116,6 +119,7 @@ class AiQueryFunctions:
         """
         session = self._slot.current()
         self._slot.on_bind()
+        session.observation.on_bind()
         checked = read_options(options)
         task = None if checked.return_type is not None else session.task(endpoint or "")
         kind = result_type(task, checked, is_list=is_list)
@@ -128,6 +132,13 @@ class AiQueryFunctions:
     def clear(self, endpoint: str | None) -> int:
         """Give no answer of an endpoint again that was made before now; NULL clears those of all."""
         return self._slot.current().clear_answers(endpoint)
+
+    def lake(self, table: str) -> str:
+        """Return the statement that a view of the schema `lake` consists of, as the table is exported now."""
+        session = self._slot.session
+        if session is None:  # the store is being opened, and its views are made
+            return lake_query(table, (), ())
+        return session.lake(table)
 
     def call(
         self,

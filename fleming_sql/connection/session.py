@@ -8,8 +8,9 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ import duckdb
 
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
+from fleming_sql.connection.observation import Observation
 from fleming_sql.connection.recall import Recall
 from fleming_sql.engine import Engine
 from fleming_sql.errors import ArgumentError, CallCancelled, StoreError
@@ -25,16 +27,27 @@ from fleming_sql.gateway.limiter import Earlier
 from fleming_sql.gateway.pipeline import Gateway, Outcome
 from fleming_sql.gateway.plan import Plan, make_plan, unknown_endpoint
 from fleming_sql.gateway.reports import Reporter
+from fleming_sql.maintenance.alerts import AlertBoard
+from fleming_sql.maintenance.delta import DeltaCompaction, DeltaExport, DeltaLake, DeltaPlace, DeltaVacuum
+from fleming_sql.maintenance.packing import Packing
+from fleming_sql.maintenance.retention import Compaction, Retention
+from fleming_sql.maintenance.webhooks import Webhooks
+from fleming_sql.maintenance.worker import Worker
 from fleming_sql.policies.options import check_argument_types, read_options
 from fleming_sql.providers import ProviderRegistry
+from fleming_sql.store.alerts import AlertStore
 from fleming_sql.store.answers import StoredAnswers
 from fleming_sql.store.catalog import CATALOG, MEMORY, detach_store, open_store
 from fleming_sql.store.config import ConfigReader
+from fleming_sql.store.exports import ExportStore
 from fleming_sql.store.journal import Journal, journal_folder
+from fleming_sql.store.packing import LogPacker
+from fleming_sql.store.retention import LogTrimmer
+from fleming_sql.store.spending import SpendingLog
 from fleming_sql.store.telemetry import BATCH, CallLog
 from fleming_sql.transport import Transport
 from fleming_sql.transport.pooled import PooledTransport
-from fleming_sql.types import Caller, Snapshot, Task
+from fleming_sql.types import Caller, Credential, Settings, Snapshot, Spent, Task
 
 _STATEMENTS_KEPT: Final = 1024
 _PLANS_KEPT: Final = 512
@@ -100,14 +113,41 @@ class Session:
             detach_store(self._store)
             raise
         self._answers = StoredAnswers(self._cursor())
-        self._engine = Engine(self._log.flush)
+        self._spending = SpendingLog(self._cursor())
+        self._engine = Engine(self._tick)
         self._clock = clock or Clock()
         self._opened_at = self._clock.now()
         self._recalling = threading.Lock()
         self._recalled: set[str] = set()
-        self.gateway = Gateway(self._log.add, providers, transport or PooledTransport(), self._clock)
+        self.gateway = Gateway(
+            self._log.add,
+            providers,
+            transport or PooledTransport(),
+            self._clock,
+            lambda event: self.alerts.used_up(event),
+        )
+        self.observation = Observation(self.gateway, providers)
+        """Tells OpenTelemetry of the calls, where the process has it configured."""
         self._recall = Recall(self._answers, self.gateway, self._clock)
         self._reporter = Reporter(self.gateway.delivery, self.gateway.limiter, self._batches, self._clock)
+        place = DeltaPlace(self._credentials, self._clock)
+        exports = ExportStore(self._cursor())
+        self._export = DeltaExport(exports, place)
+        self._lake = DeltaLake(DeltaPlace(self._credentials, self._clock))
+        delta = (self._export, DeltaCompaction(exports, place), DeltaVacuum(exports, place))
+        trimmer = LogTrimmer(self._cursor)
+        retention = (Retention(trimmer, self._clock), Compaction(trimmer, self._is_busy, self._clock))
+        self.alerts = AlertBoard(
+            AlertStore(self._cursor),
+            partial(Webhooks, PooledTransport(), self._credentials, self._clock),
+            self._clock,
+            lambda: self.maintenance.wake(AlertBoard.name),
+        )
+        """Raises alerts."""
+        packing = () if path == MEMORY else (Packing(LogPacker(self._cursor), self._is_busy, self._clock),)
+        tasks = (*delta, *retention, *packing, self.alerts)
+        self.maintenance = Worker(tasks, self._settings_to_keep, self._clock)
+        """Does what is done beside the calls."""
         self._lock = threading.Lock()
         self._callers: dict[int, Caller] = {}
         self._settling: set[int] = set()
@@ -190,6 +230,7 @@ class Session:
         """Drop a connection, break off what it has under way; return whether the gateway has no use any more."""
         self._callers.pop(connection_id, None)
         self._settling.discard(connection_id)
+        self.observation.on_close(connection_id)
         self.cancel(connection_id)
         return not self._callers and not self._pinned
 
@@ -210,6 +251,8 @@ class Session:
             else:
                 known = self._statements[key] = _Running(self._config.snapshot(), Tally(self._clock.now()))
                 self._log.configure(known.snapshot.settings)
+                self.alerts.configure(known.snapshot.alerts)
+                self.maintenance.look(known.snapshot.settings)
                 if len(self._statements) > _STATEMENTS_KEPT:
                     self._statements.popitem(last=False)
             return known
@@ -224,6 +267,7 @@ class Session:
         with self._lock:
             known = self._plans.get(key)
         if known is None or known.snapshot is not snapshot:
+            self._prepare_budgets()
             self._prepare_limits(snapshot, endpoint)
             named = jsontext.loads(types)
             check_argument_types(named)
@@ -244,6 +288,18 @@ class Session:
     def _close_cursors(self) -> None:
         for cursor in self._store_cursors:
             cursor.close()
+
+    def _prepare_budgets(self) -> None:
+        """See to it that calls are held to the newest budgets, and that what was spent before counts for them."""
+        with self._recalling:
+            snapshot, ledger = self._config.snapshot(), self.gateway.ledger
+            if ledger.is_as_of(snapshot):
+                return
+            spent: Sequence[Spent] = ()
+            if not all(ledger.knows(budget) for budget in snapshot.budgets):
+                self._log.flush()
+                spent = self._spending.so_far(snapshot.budgets, self._clock.now())
+            self._engine.call(ledger.cover(snapshot, spent))
 
     def _prepare_limits(self, snapshot: Snapshot, endpoint: str) -> None:
         """Before the first call that rate limits meet: count what earlier processes sent, load what counts tokens."""
@@ -269,6 +325,7 @@ class Session:
         caller = self._caller_of(connection_id)
         tally = self._running(connection_id, query_id).tally
         batch = Batch(self.gateway, f"{self._id}-{connection_id}-{query_id}", caller, tally)
+        self.observation.on_rows(batch.statement.id, connection_id)
         with self._engine.owned(batch, connection_id):
             yield batch
 
@@ -283,7 +340,12 @@ class Session:
             # Whatever leaves a function reaches the user as an error of DuckDB's with this text in it.
             raise CallCancelled("[CANCELLED] KeyboardInterrupt: calls under way were broken off and logged") from None
         finally:
+            self.observation.flush()
             self._log.release(soon)
+
+    def _tick(self) -> None:
+        self.observation.flush()
+        self._log.flush()
 
     def _flush_soon(self) -> None:
         self._engine.soon(self._log.flush)
@@ -309,7 +371,33 @@ class Session:
 
     def report(self, view: str) -> Sequence[Mapping[str, Any]]:
         """Return the rows of a live view, as of now."""
+        if view == "maintenance":
+            settings = self._settings_to_keep()
+            self.maintenance.look(settings)
+            return self.maintenance.report(settings)
         return self._engine.call(self._reporter.report(view))
+
+    def lake(self, table: str) -> str:
+        """Return the statement that reads an exported table, as it is now.
+
+        Raises:
+            ExportError: It cannot be read.
+            CredentialError: A secret of the place where it is cannot be read.
+        """
+        return self._lake.query(table, self._config.snapshot().settings)
+
+    def _is_busy(self) -> bool:
+        """Return whether statements are under way."""
+        return bool(self._engine.works())
+
+    def _settings_to_keep(self) -> Settings:
+        """Return the settings that maintenance goes by, as they hold now."""
+        snapshot = self._config.snapshot()
+        self.alerts.configure(snapshot.alerts)
+        return snapshot.settings
+
+    def _credentials(self) -> Mapping[str, Credential]:
+        return self._config.snapshot().credentials
 
     def _batches(self) -> Iterable[Batch]:
         return [work for work in self._engine.works() if isinstance(work, Batch)]
@@ -336,8 +424,14 @@ class Session:
         if self._engine.closed or self.foreign:
             return
         self._engine.close(self.gateway.aclose)
+        self.maintenance.close()
+        self.observation.flush()
         try:
             self._log.close()
+            with suppress(duckdb.Error):  # the connection was closed, and the store with it
+                self.alerts.close()
+            with suppress(duckdb.Error):  # the connection was closed, and the store with it
+                self._export.finish(self._config.snapshot().settings)
         finally:
             self._close_cursors()
             detach_store(self._store)

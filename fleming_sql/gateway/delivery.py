@@ -20,8 +20,9 @@ from fleming_sql.gateway.records import CallInProgress
 from fleming_sql.gateway.upstream import Exchange, ExchangeFailed, Target, Upstream, Why
 from fleming_sql.policies.failures import code_of, to_call_error
 from fleming_sql.policies.fallbacks import Step, Tries
+from fleming_sql.policies.pricing import cost_of
 from fleming_sql.policies.routing import first
-from fleming_sql.types import EMBEDDINGS, Endpoint, ModelRequest, ServedEntity, Snapshot
+from fleming_sql.types import EMBEDDINGS, Endpoint, ModelRequest, ServedEntity, Snapshot, Usage
 
 _MOST_PATIENCE: Final = 2
 """An attempt gets a third of the time that is left at least, however many entities there are."""
@@ -67,11 +68,9 @@ class _Situation:
         return self._board.of(self._endpoint, entity).latency_s(self._clock.monotonic())
 
     def cost_usd(self, entity: ServedEntity) -> float | None:
-        price = self._snapshot.price(entity, self._clock.now())
-        if price is None:
-            return None
         tokens = self._progress.tokens
-        return (tokens.prompt * price.input_per_million + tokens.answer * price.output_per_million) / 1e6
+        usage = Usage(input_tokens=tokens.prompt, output_tokens=tokens.answer)
+        return cost_of(self._snapshot, entity, usage, self.latency_s(entity) or 0.0, self._clock.now())
 
 
 class Delivery:

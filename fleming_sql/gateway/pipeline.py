@@ -1,6 +1,7 @@
 """The call pipeline: the same steps for every way of calling.
 
-    permission -> plan (unknown, off, broken row?) -> request -> reuse -> rate limits -> delivery -> check -> log
+    permission -> plan (unknown, off, broken row?) -> request -> reuse -> budgets -> rate limits -> delivery -> check
+    -> log
 
 A call always ends in one record, whatever happened. Nothing here knows of SQL, vectors or threads.
 """
@@ -17,6 +18,7 @@ from typing import Any, Final
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
 from fleming_sql.errors import CallError
+from fleming_sql.gateway.budgets import BudgetRefused, Ledger
 from fleming_sql.gateway.delivery import Delivery
 from fleming_sql.gateway.limiter import Admission, LimitReached, RateLimiter
 from fleming_sql.gateway.plan import CallInput, Plan, Statement
@@ -31,7 +33,7 @@ from fleming_sql.policies.tokens import Tokens, UsualAnswer, estimate_tokens, lo
 from fleming_sql.providers import ProviderRegistry
 from fleming_sql.tokenizer import TokenCounter
 from fleming_sql.transport import Transport
-from fleming_sql.types import EMBEDDINGS, CallRecord, Endpoint, ModelRequest, StoredAnswer
+from fleming_sql.types import EMBEDDINGS, CallFacts, CallRecord, Endpoint, ModelRequest, StoredAnswer, UsedUp
 
 _LOGGER: Final = logging.getLogger("fleming_sql")
 
@@ -70,14 +72,18 @@ class Gateway:
         providers: ProviderRegistry,
         transport: Transport,
         clock: Clock,
+        on_used_up: Callable[[UsedUp], None] = lambda _: None,
     ) -> None:
         self._log = log
+        self.observe: Callable[[CallRecord, CallFacts], None] | None = None
+        """Told of each call that has ended, after the log."""
         self._providers = providers
         self._clock = clock
         self._transport = transport
         self._reuse = ReuseCache(clock.monotonic)
         self.counter = TokenCounter()
         self._usual_answers: dict[str, UsualAnswer] = {}
+        self.ledger = Ledger(clock, on_used_up)
         self.limiter = RateLimiter(clock)
         self.delivery = Delivery(Upstream(providers, transport, clock), clock)
 
@@ -111,19 +117,28 @@ class Gateway:
             if isinstance(cancelled, Cancelled):
                 progress.broken_off(cancelled)
             if progress.sent:
-                self._log(progress.cancelled(between_attempts=not isinstance(cancelled, Cancelled)))
+                self._end(progress, progress.cancelled(between_attempts=not isinstance(cancelled, Cancelled)))
+            else:
+                self._give_back(progress)
             raise
         except Exception as error:
             _LOGGER.debug("call %s failed inside the gateway", progress.request_id, exc_info=error)
             unexpected = _unexpected(plan, error, progress.request_id)
             outcome = Outcome(progress.failed(unexpected), error=unexpected)
-        self._log(outcome.record)
+        self._end(progress, outcome.record)
         return outcome
 
     def repeat(self, plan: Plan, asked: CallInput, statement: Statement, outcome: Outcome) -> None:
         """Log a row that shares the outcome of an identical row of its batch."""
         progress = CallInProgress(plan, asked, statement, self._clock)
-        self._log(progress.repeated(outcome.record, outcome.reusable))
+        self._end(progress, progress.repeated(outcome.record, outcome.reusable))
+
+    def _end(self, progress: CallInProgress, record: CallRecord) -> None:
+        if progress.reservation is not None:
+            self.ledger.settle(progress.reservation, record, progress.facts())
+        self._log(record)
+        if self.observe is not None:
+            self.observe(record, progress.facts())
 
     def knows(self, key: bytes) -> bool:
         """Return whether the answer to a request is in memory. Any thread may ask."""
@@ -172,8 +187,10 @@ class Gateway:
             if found is not None:
                 return found, True
             admission = await self._admit(endpoint, prompt, progress)
-            if admission is not None and progress.key in reuse:  # another call asked for the same while this one waited
-                admission.settle(0, sent=False)
+            if progress.key in reuse:  # another call asked for the same while this one waited
+                if admission is not None:
+                    admission.settle(0, sent=False)
+                self._give_back(progress)
                 continue
             make = partial(self._make_admitted, plan, endpoint, prompt, progress, admission)
             return await reuse.lead(progress.key, ttl_s, make), False
@@ -209,12 +226,39 @@ class Gateway:
             if admission is not None:
                 admission.settle(progress.used_tokens(made), sent=progress.sent)
 
-    async def _admit(self, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress) -> Admission | None:
-        """Wait for the rate limits that the caller meets; None where there are none.
+    def _give_back(self, progress: CallInProgress) -> None:
+        """Take nothing from the budgets for a call that sends nothing."""
+        if progress.reservation is not None:
+            self.ledger.release(progress.reservation)
+            progress.reservation = None
+
+    async def _reserve(self, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress) -> None:
+        """Wait until the budgets that the call counts for have room for it.
 
         Raises:
-            CallError: A limit has no room and the call may not wait.
+            CallError: One of them is used up.
         """
+        tokens = self._expected(endpoint, prompt, exact=False)
+        hedges = endpoint.hedge_after_ms is not None or endpoint.hedge_percentile is not None
+        # An answer that does not fit the asked-for format is paid, and asked for once more.
+        answers = 1 + hedges + (prompt.request.response_format is not None)
+        estimate = self.ledger.estimate(endpoint, tokens, answers)
+        try:
+            progress.reservation = await progress.limited(
+                self.ledger.admit(endpoint.name, progress.caller, progress.usage_context, estimate)
+            )
+        except BudgetRefused as refused:
+            raise _over_budget(endpoint, refused, progress.request_id) from None
+
+    async def _admit(self, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress) -> Admission | None:
+        """Wait for the budgets and the rate limits that the caller meets; None where there are no limits.
+
+        Raises:
+            CallError: A budget is used up, or a limit has no room and the call may not wait.
+        """
+        # Not before reuse: an answer that was given before costs nothing, so it is within every budget.
+        if not self.ledger.is_empty:
+            await self._reserve(endpoint, prompt, progress)
         needed = progress.access.requirements
         if not needed and endpoint.routing != "least_cost":
             return None
@@ -255,6 +299,7 @@ class Gateway:
             )
             raise CallError(condition, told, status=400, code="BAD_REQUEST") from None
         progress.input_characters = prompt.characters
+        progress.parameters = prompt.request.parameters
         return prompt
 
     def _value(self, plan: Plan, prompt: Prompt, made: Reusable, reused: bool, progress: CallInProgress) -> Any:
@@ -313,6 +358,12 @@ def _unexpected(plan: Plan, error: Exception, request_id: str) -> CallError:
         f'report it with what the logger "fleming_sql" says at DEBUG (request id {request_id}, HTTP status 500)'
     )
     return CallError("INTERNAL_ERROR", told, status=500, code="INTERNAL_ERROR")
+
+
+def _over_budget(endpoint: Endpoint, refused: BudgetRefused, request_id: str) -> CallError:
+    condition = "BUDGET_EXCEEDED"
+    told = f'[{condition}] endpoint "{endpoint.name}": {refused.reason} (request id {request_id}, HTTP status 403)'
+    return CallError(condition, told, status=403, code=condition)
 
 
 def _limited(endpoint: Endpoint, reached: LimitReached, request_id: str) -> CallError:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from fleming_sql.clock import Clock
 from fleming_sql.errors import CallError
+from fleming_sql.gateway.budgets import Reservation
 from fleming_sql.gateway.fairness import Flow
 from fleming_sql.gateway.limiter import Admission
 from fleming_sql.gateway.plan import Access, CallInput, Plan, Statement
@@ -15,7 +16,7 @@ from fleming_sql.gateway.reuse import Reusable
 from fleming_sql.gateway.upstream import Cancelled, Exchange, ExchangeFailed
 from fleming_sql.policies.answers import CheckedAnswer
 from fleming_sql.policies.tokens import Tokens, estimate_tokens
-from fleming_sql.types import Answer, Attempt, Caller, CallRecord, ServedEntity, Usage
+from fleming_sql.types import Answer, AnsweredRequest, Attempt, Caller, CallFacts, CallRecord, ServedEntity, Usage
 
 T = TypeVar("T")
 
@@ -34,9 +35,10 @@ class CallInProgress:
     """
 
     __slots__ = (
-        "_asked", "_attempts", "_clock", "_deadline", "_idle_s", "_limited_s", "_plan", "_queued_s", "_request_body",
-        "_response_body", "_spent", "_started", "_started_at", "_statement", "_upstream_ms", "admission", "checked",
-        "entity", "failures", "input_characters", "key", "last_error", "request_id", "sent", "tokens",
+        "_answers", "_asked", "_attempts", "_clock", "_deadline", "_idle_s", "_limited_s", "_plan", "_queued_s",
+        "_request_body", "_response_body", "_spent", "_started", "_started_at", "_statement", "_upstream_ms",
+        "admission", "checked", "entity", "failures", "input_characters", "key", "last_error", "parameters",
+        "request_id", "reservation", "sent", "tokens",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, asked: CallInput, statement: Statement, clock: Clock) -> None:
@@ -53,17 +55,20 @@ class CallInProgress:
         self._limited_s = 0.0
         self._upstream_ms = 0.0
         self._attempts: list[Attempt] = []
+        self._answers: list[AnsweredRequest] = []
         self._request_body: str | None = None
         self._response_body: str | None = None
         self._spent: list[Answer] = []
         self.request_id = clock.new_id()
         self.sent = False
         self.admission: Admission | None = None
+        self.reservation: Reservation | None = None
         self.failures = 0
         self.last_error: CallError | None = None
         self.checked: CheckedAnswer | None = None
         self.entity: ServedEntity | None = None
         self.input_characters = 0
+        self.parameters: Mapping[str, Any] = {}
         self.tokens = Tokens(0, 0, is_bounded=False)
 
     def permit(self) -> None:
@@ -112,6 +117,11 @@ class CallInProgress:
         """What the endpoint's rules say to the caller."""
         return self._plan.access(self._statement.caller)
 
+    @property
+    def usage_context(self) -> Mapping[str, str]:
+        """The labels of the call."""
+        return self._asked.usage_context
+
     def label(self, key: str | None) -> str:
         """Return the value of a key of `usageContext`, the requester without one."""
         found = self._asked.usage_context.get(key) if key is not None else None
@@ -152,6 +162,13 @@ class CallInProgress:
         self._request_body = exchange.request_body or self._request_body
         self._response_body = exchange.response_body
         self._add(exchange.attempts)
+        if isinstance(exchange, Exchange):
+            answered = next((attempt.attempt_id for attempt in exchange.attempts if attempt.error_code is None), None)
+            self._answers.append(AnsweredRequest(answered, exchange.entity, exchange.answer))
+
+    def facts(self) -> CallFacts:
+        """Return what those who watch calls want to know beside the record."""
+        return CallFacts(self._plan.endpoint, self.parameters, tuple(self._answers))
 
     def failed_with(self, error: ExchangeFailed) -> None:
         """Take down one attempt that failed; all failures of a call count against its one budget of retries."""

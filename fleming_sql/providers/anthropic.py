@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 
 from fleming_sql.jsontext import dumpb, dumps
 from fleming_sql.providers.anthropic_requests import to_body
-from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider, read_count
+from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider, read_count, read_text
 from fleming_sql.types import CHAT, Answer, ModelRequest, OutgoingRequest, Secret, ServedEntity, Usage
 
 BASE_URL: Final = "https://api.anthropic.com/v1"
@@ -125,7 +125,7 @@ def _text(blocks: list[dict[str, Any]], reason: Any) -> str:
 
 
 def _usage(usage: Any) -> Usage:
-    """Read the counts: Anthropic keeps cached input apart, the gateway counts it as input."""
+    """Read the counts: Anthropic keeps input that its cache takes or gives apart, the gateway counts it as input."""
     if not isinstance(usage, dict):
         return Usage()
     parts = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
@@ -136,4 +136,18 @@ def _usage(usage: Any) -> Usage:
         output_tokens=read_count(usage, "output_tokens"),
         cached_input_tokens=read_count(usage, "cache_read_input_tokens"),
         reasoning_tokens=read_count(details, "thinking_tokens") if isinstance(details, dict) else None,
+        cache_write_tokens=read_count(usage, "cache_creation_input_tokens"),
+        service_tier=_tier(usage),
     )
+
+
+def _tier(usage: Mapping[str, Any]) -> str | None:
+    """Return what the price depends on besides the counts: the tier, or the fast mode, which is charged like one.
+
+    What is kept in the cache for an hour costs more than what is kept for five minutes, and has no price of its own in
+    `model_prices`: as a tier without a row it leaves the cost unknown.
+    """
+    created = usage.get("cache_creation")
+    if isinstance(created, dict) and read_count(created, "ephemeral_1h_input_tokens"):
+        return "cache_1h"
+    return "fast" if usage.get("speed") == "fast" else read_text(usage, "service_tier")

@@ -18,6 +18,7 @@ from fleming_sql.types import Answer, ModelRequest, OutgoingRequest, Refusal, Se
 MAX_TOKENS: Final = 10**12
 """A count beyond it is no count; the gateway estimates instead."""
 _MAX_DEPTH: Final = 8
+_MAX_TEXT: Final = 64
 _MESSAGE_KEYS: Final = ("error", "message", "detail", "msg", "error_message", "errors")
 
 
@@ -154,19 +155,26 @@ def _may_hold_message(value: Any) -> bool:
     return bool(value) and isinstance(value, str | dict | list)
 
 
-def read_usage(usage: Any) -> Usage:
-    """Read an OpenAI-style `usage` object; a missing or odd one gives empty counts."""
+def read_usage(usage: Any, service_tier: Any = None) -> Usage:
+    """Read an OpenAI-style `usage` object; a missing or odd one gives empty counts.
+
+    Args:
+        usage: The object.
+        service_tier: What stands beside it in the answer.
+    """
+    tier = read_text({"service_tier": service_tier}, "service_tier")
     if not isinstance(usage, dict):
-        return Usage()
+        return Usage(service_tier=tier)
+    inputs = _mapping(usage, "prompt_tokens_details", "input_tokens_details")
     return Usage(
         input_tokens=read_count(usage, "prompt_tokens", "input_tokens"),
         output_tokens=read_count(usage, "completion_tokens", "output_tokens"),
-        cached_input_tokens=read_count(
-            _mapping(usage, "prompt_tokens_details", "input_tokens_details"), "cached_tokens"
-        ),
+        cached_input_tokens=read_count(inputs, "cached_tokens"),
         reasoning_tokens=read_count(
             _mapping(usage, "completion_tokens_details", "output_tokens_details"), "reasoning_tokens"
         ),
+        cache_write_tokens=read_count(inputs, "cache_write_tokens"),
+        service_tier=tier,
     )
 
 
@@ -185,3 +193,9 @@ def read_count(source: Mapping[str, Any], *keys: str) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS:
             return value
     return None
+
+
+def read_text(source: Mapping[str, Any], key: str) -> str | None:
+    """Return the short text called `key`; None where there is none."""
+    value = source.get(key)
+    return value if isinstance(value, str) and 0 < len(value) <= _MAX_TEXT else None

@@ -110,7 +110,7 @@ class OpenAI(Provider):
         model = payload.get("model")
         return Answer(
             content,
-            read_usage(payload.get("usage")),
+            read_usage(payload.get("usage"), payload.get("service_tier")),
             model if isinstance(model, str) else None,
             finish_reason,
         )

@@ -26,9 +26,15 @@ where c.status_code = 200 and not c.cache_hit and c.payload_logging
 group by c.request_hash
 """  # noqa: S608  own names
 _READ: Final = """
-select request_hash::varchar, databricks_request_id, served_entity_id, request_time, request, response
+select
+    request_hash::varchar,
+    databricks_request_id,
+    served_entity_id,
+    request_time,
+    coalesce(request, packed_request) as asked,
+    coalesce(response, packed_response) as told
 from serving.calls
-where log_seq in (select unnest(?::bigint[])) and request is not null and response is not null
+where log_seq in (select unnest(?::bigint[])) and asked is not null and told is not null
 """
 _CLEARED: Final = """
 select count(distinct request_hash)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import duckdb
 
 from fleming_sql.errors import ArgumentError, StoreDamaged, StoreError, StoreLocked, StoreTooNew
 from fleming_sql.store.files import read_files
 from fleming_sql.store.migrations import migrate
+from fleming_sql.store.price_list import seed_prices
 
 CATALOG: Final = "fleming"
 MEMORY: Final = ":memory:"
@@ -72,6 +75,7 @@ def open_store(cursor: duckdb.DuckDBPyConnection, path: str, providers: Sequence
         cursor.execute("delete from providers")
         for row in providers:
             cursor.execute("insert into providers values (?, ?, ?, ?, ?)", list(row))
+        seed_prices(cursor)
         for file in read_files("objects"):
             cursor.execute(file.text)
         cursor.execute("commit")
@@ -117,14 +121,20 @@ def _attach(cursor: duckdb.DuckDBPyConnection, path: str) -> None:
 
 
 def _create_if_missing(path: str) -> None:
-    """Create the file by itself first: a read-only instance attaches an existing one but creates none."""
+    """Create the file by itself first: a read-only instance attaches an existing one but creates none.
+
+    It is made under another name: DuckDB does not open a file whose making was killed after its first bytes.
+    """
     if Path(path).exists():
         return
+    new = f"{path}.{uuid4().hex[:8]}.new"
     creator = duckdb.connect()
     try:
         # The oldest version with typed macro parameters: DuckDB 1.5 and 2.0 open each other's stores.
-        creator.execute(f"attach {quote_text(path)} as {CATALOG} (storage_version 'v1.4.0')")
-    except duckdb.Error as error:
+        creator.execute(f"attach {quote_text(new)} as {CATALOG} (storage_version 'v1.4.0')")
+        creator.close()
+        _publish(new, path)
+    except (duckdb.Error, OSError) as error:
         if Path(path).exists():
             return  # another process was faster; attaching says whether it still has the file
         raise StoreError(
@@ -132,6 +142,17 @@ def _create_if_missing(path: str) -> None:
         ) from error
     finally:
         creator.close()
+        Path(new).unlink(missing_ok=True)
+
+
+def _publish(new: str, path: str) -> None:
+    """Give a file its name, unless another one has it."""
+    try:
+        os.link(new, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without links
+        os.rename(new, path)
 
 
 def _explain(path: str, error: duckdb.Error) -> StoreError:

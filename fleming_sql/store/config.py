@@ -14,6 +14,7 @@ from uuid import uuid4
 import duckdb
 import orjson
 
+from fleming_sql.store.alerts import read_alerts
 from fleming_sql.store.rules import read_rules
 from fleming_sql.store.settings import read_settings
 from fleming_sql.types import CUSTOM, Credential, Endpoint, ServedEntity, Snapshot, Task
@@ -63,9 +64,16 @@ where endpoint_delete_time is null
 qualify endpoint_config_version = max(endpoint_config_version) over (partition by endpoint_name)
 """
 _LAST_VERSIONS: Final = "select endpoint_name, max(endpoint_config_version) from serving.served_entities group by 1"
-_NEW_VERSION: Final = (
-    "insert into serving.served_entities values (?, ?, ?, ?, ?, null, ?, ?, ?, ?, now() at time zone 'UTC', null, ?)"
+_NEW_VERSION: Final = """
+insert into serving.served_entities (
+    served_entity_id, endpoint_name, served_entity_name, entity_type, entity_name, endpoint_config_version, task,
+    external_model_config, created_by, change_time, config_fingerprint, account_id, workspace_id, endpoint_id
 )
+select
+    $id, $endpoint, $name, $type, $model, $version, $task, $external, $user, now() at time zone 'UTC', $fingerprint,
+    store_id, store_id, md5(store_id || '/' || $endpoint)
+from serving.store
+"""
 _MARK_DELETED: Final = (
     "update serving.served_entities set endpoint_delete_time = now() at time zone 'UTC' "
     "where endpoint_name = ? and endpoint_delete_time is null"
@@ -152,6 +160,7 @@ class ConfigReader:
             credentials = self._rows("select name, source, reference from credentials")
             rules = read_rules(self._rows)
             settings = read_settings(self._rows)
+            alerts = read_alerts(self._rows)
             self._cursor.execute("commit")
         except BaseException:
             self._cursor.execute("rollback")
@@ -167,6 +176,8 @@ class ConfigReader:
             rules.groups_of,
             rules.prices,
             settings,
+            alerts,
+            rules.budgets,
         )
 
     def _entities(self) -> Mapping[str, tuple[ServedEntity, ...]]:
@@ -240,18 +251,21 @@ class ConfigReader:
         for entity in endpoint.entities:
             self._cursor.execute(
                 _NEW_VERSION,
-                [
-                    entity.id,
-                    endpoint.name,
-                    entity.name,
-                    "CUSTOM_MODEL" if endpoint.task == CUSTOM else "EXTERNAL_MODEL",
-                    entity.model,
-                    endpoint.version,
-                    endpoint.task,
-                    {"provider": entity.provider, "base_url": entity.base_url},
-                    self._user,
-                    fingerprint,
-                ],
+                {
+                    "id": entity.id,
+                    "endpoint": endpoint.name,
+                    "name": entity.name,
+                    "type": "CUSTOM_MODEL" if endpoint.task == CUSTOM else "EXTERNAL_MODEL",
+                    "model": entity.model,
+                    "version": endpoint.version,
+                    "task": endpoint.task,
+                    "external": {
+                        "provider": entity.provider,
+                        "base_url": entity.base_url or entity.provider_config.get("openai_api_base"),
+                    },
+                    "user": self._user,
+                    "fingerprint": fingerprint,
+                },
             )
 
 

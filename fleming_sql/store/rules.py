@@ -6,11 +6,11 @@ Rows that config_problems complains of are left out where they cannot be held: t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC
 from typing import Any, Final, TypeVar, get_args
 
-from fleming_sql.types import Permission, Price, Principal, PrincipalType, RateLimit
+from fleming_sql.types import Budget, Permission, Price, Principal, PrincipalType, RateLimit
 
 T = TypeVar("T")
 Rows = Callable[[str], list[tuple[Any, ...]]]
@@ -28,6 +28,21 @@ class Rules:
     principals: Mapping[str, Principal]
     groups_of: Mapping[str, frozenset[str]]
     prices: Mapping[tuple[str, str], tuple[Price, ...]]
+    budgets: tuple[Budget, ...]
+
+
+_BUDGETS: Final = (
+    'select budget, scope, principal, endpoint, "window", amount_usd, action, context_key, time_zone, webhook '
+    "from __budgets() order by budget"
+)
+_PRICES: Final = """
+select
+    p.endpoint, p.served_entity, p.input_per_million, p.output_per_million, p.cached_input_per_million,
+    p.cache_write_per_million, p.service_tier, p.from_input_tokens, p.to_input_tokens, p.per_second, p.per_call,
+    p.valid_from, p.valid_to
+from __prices_of_entities() as p
+inner join __configured_models() as m using (endpoint, served_entity, provider, base_url, model)
+"""
 
 
 def read_rules(rows: Rows) -> Rules:
@@ -56,6 +71,7 @@ def read_rules(rows: Rows) -> Rules:
             for member, groups in rows("select member, list(group_name) from memberships group by member")
         },
         _prices(rows),
+        tuple(Budget(*row) for row in rows(_BUDGETS)),
     )
 
 
@@ -94,10 +110,11 @@ def _rate_limit(
 
 def _prices(rows: Rows) -> dict[tuple[str, str], tuple[Price, ...]]:
     found: dict[tuple[str, str], list[Price]] = {}
-    for provider, model, paid_in, paid_out, valid_from in rows(
-        "select provider, model, input_per_million, output_per_million, valid_from from model_prices "
-        "order by valid_from desc"
-    ):
-        price = Price(paid_in, paid_out, valid_from.replace(tzinfo=UTC))
-        found.setdefault((provider, model), []).append(price)
+    names = [field.name for field in fields(Price)]
+    for endpoint, entity, *columns in rows(_PRICES):
+        row = dict(zip(names, columns, strict=True))
+        row["valid_from"] = row["valid_from"].replace(tzinfo=UTC)
+        row["valid_to"] = row["valid_to"] and row["valid_to"].replace(tzinfo=UTC)
+        price = Price(**row)
+        found.setdefault((endpoint, entity), []).append(price)
     return {key: tuple(prices) for key, prices in found.items()}

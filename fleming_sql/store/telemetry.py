@@ -27,7 +27,12 @@ BATCH: Final = 2048
 MAX_UNWRITTEN: Final = 10_000
 """Records kept in memory while the store cannot be written and `on_log_failure` is continue."""
 _LOGGER: Final = logging.getLogger("fleming_sql")
-_NEXT_SEQ: Final = "select coalesce(max(log_seq), 0) + 1 from serving.calls"
+# What was exported counts too: calls that somebody removed must not lend their numbers to new ones.
+_NEXT_SEQ: Final = """
+select 1 + greatest(
+    (select coalesce(max(log_seq), 0) from serving.calls), (select coalesce(max(to_seq), 0) from serving.exports)
+)
+"""
 _LOGGED: Final = """
 select databricks_request_id
 from serving.calls

@@ -22,8 +22,37 @@ comment on column serving.store.created_at is 'UTC';
 
 insert into serving.store values (uuid()::varchar, now() at time zone 'UTC');
 
--- The log again, smaller and with more columns. Bodies are compressed with zstd (a third of the size and half of the
--- time of what DuckDB picks by itself), and the request hash is a number of 16 bytes, because each vector of new
+-- The columns of Databricks' table that served_entities lacked, so that its documented queries run.
+alter table serving.served_entities add column account_id varchar;
+alter table serving.served_entities add column workspace_id varchar;
+alter table serving.served_entities add column endpoint_id varchar;
+alter table serving.served_entities add column foundation_model_config struct(min_provisioned_throughput bigint, max_provisioned_throughput bigint);
+alter table serving.served_entities add column custom_model_config struct(min_concurrency bigint, max_concurrency bigint, compute_type varchar);
+alter table serving.served_entities add column feature_spec_config struct(min_concurrency bigint, max_concurrency bigint, compute_type varchar);
+update serving.served_entities
+set
+    account_id = (select store_id from serving.store),
+    workspace_id = (select store_id from serving.store),
+    endpoint_id = md5((select store_id from serving.store) || '/' || endpoint_name);
+
+comment on column serving.served_entities.account_id is 'Id of the store, as in store';
+comment on column serving.served_entities.workspace_id is 'Id of the store, as in store';
+comment on column serving.served_entities.endpoint_id is 'Equal for all versions of the endpoint';
+comment on column serving.served_entities.foundation_model_config is 'NULL: for models that Databricks hosts';
+comment on column serving.served_entities.custom_model_config is 'NULL: for models that Databricks hosts';
+comment on column serving.served_entities.feature_spec_config is 'NULL: for features that Databricks serves';
+comment on column serving.served_entities.served_entity_id is 'Id of the version; the calls have it too';
+comment on column serving.served_entities.endpoint_name is 'Endpoint that it serves';
+comment on column serving.served_entities.served_entity_name is 'Its name';
+comment on column serving.served_entities.entity_version is 'NULL: for models that a registry gives versions';
+comment on column serving.served_entities.task is 'As in endpoints';
+comment on column serving.served_entities.external_model_config is 'Provider, and where it answers';
+comment on column serving.served_entities.created_by is 'User of the process that first saw this version';
+comment on column served_entities.name is 'Its name, one of a kind in its endpoint';
+
+-- The log again, smaller and with more columns. Bodies are written as they are, since compressing them takes longer than
+-- all else about a record, and are packed while no calls are made: then they stand in the columns packed_*, in a third
+-- of the room (zstd packs better and faster than what DuckDB picks by itself). The request hash is a number of 16 bytes, because each vector of new
 -- requests is compared with all of them: 5 ms instead of 45 ms for a million calls.
 create table serving.compact_calls (
     log_seq bigint not null,
@@ -48,8 +77,10 @@ create table serving.compact_calls (
     overhead_us double not null,
     cache_hit boolean not null,
     reused_request_id varchar,
-    request varchar using compression zstd,
-    response varchar using compression zstd,
+    request varchar using compression uncompressed,
+    response varchar using compression uncompressed,
+    packed_request varchar using compression zstd,
+    packed_response varchar using compression zstd,
     logging_error_codes varchar[],
     input_token_count bigint,
     output_token_count bigint,
@@ -87,7 +118,10 @@ create table serving.compact_calls (
 insert into serving.compact_calls by name
 select
     *
+    exclude (request, response)
     replace (replace(request_hash, '-', '')::uuid as request_hash, coalesce(limit_wait_ms, 0) as limit_wait_ms),
+    request as packed_request,
+    response as packed_response,
     row_number() over (order by request_time, databricks_request_id) as log_seq
 from serving.calls
 order by log_seq;
@@ -155,6 +189,22 @@ comment on column model_prices.valid_to is 'UTC, exclusive; NULL is until the ne
 comment on column model_prices.service_tier is 'As the provider names it in its answer: default, batch, flex, priority, …';
 comment on column model_prices.from_input_tokens is 'For calls with at least so many input tokens; the row with the highest number that applies counts for the whole call';
 comment on column model_prices.source is 'user, or the price list that it comes from; those are rewritten when the list has a new version';
+
+-- one row is one provider of the price list; rewritten with it
+create table price_list_providers (
+    provider varchar primary key,
+    position integer not null,
+    api_pattern varchar not null,
+    offers_models_of varchar[] not null,
+    list_version varchar not null
+);
+
+comment on table price_list_providers is 'One row is one provider of the price list; rewritten with it';
+comment on column price_list_providers.provider is 'As in the price list''s rows of model_prices';
+comment on column price_list_providers.position is 'The first whose api_pattern fits is an address''s provider';
+comment on column price_list_providers.api_pattern is 'Regular expression for the beginning of its address: a served entity with such a base_url goes by the prices of this provider';
+comment on column price_list_providers.offers_models_of is 'Other providers of the list, whose prices hold for models that it has no price for';
+comment on column price_list_providers.list_version is 'Of the price list and of how it is read';
 
 -- one row is the own price of one served entity from a time on
 create table entity_prices (
@@ -247,26 +297,39 @@ comment on column serving.alerts.window_start is 'Beginning of the budget''s win
 comment on column serving.alerts.value is 'US dollars spent, or what the query returned';
 comment on column serving.alerts.threshold is 'What it was compared with';
 comment on column serving.alerts.message is 'The same in a sentence';
-comment on column serving.alerts.ended_at is 'When the query was seen not to pass the threshold any more; NULL until then and for budgets';
+comment on column serving.alerts.ended_at is 'When the query was seen not to pass the threshold any more, or its row was taken out of alerts; NULL until then and for budgets';
 comment on column serving.alerts.webhook_status is 'HTTP status that the webhook answered with, or why it could not be told; NULL without one';
 
 -- one row is one batch of records that was exported, or was about to be
 create table serving.exports (
     table_name varchar not null,
-    version bigint not null,
     location varchar not null,
     from_seq bigint not null,
     to_seq bigint not null,
     rows bigint,
     exported_at timestamp,
-    primary key (table_name, location, version)
+    primary key (table_name, location, to_seq)
 );
 
-comment on table serving.exports is 'One row is one batch of records that was exported to a Delta table, or was about to be when the process ended';
+comment on table serving.exports is 'One row is one batch of records that was exported to a Delta table, or was about to be when the process ended; those of more than 30 days ago are removed, all but the last';
 comment on column serving.exports.table_name is 'The Delta table';
-comment on column serving.exports.version is 'Counts the batches of this store: the version of its transaction identifier in the Delta table';
 comment on column serving.exports.location is 'Where, as in the setting delta_location';
 comment on column serving.exports.from_seq is 'First log_seq of the calls in it';
-comment on column serving.exports.to_seq is 'Last log_seq';
-comment on column serving.exports.rows is 'How many rows were written';
+comment on column serving.exports.to_seq is 'Last log_seq; it is the version of this store''s transaction in the Delta table too';
+comment on column serving.exports.rows is 'How many rows were written; NULL where the Delta table alone knows';
 comment on column serving.exports.exported_at is 'UTC; NULL where it is not known yet whether it was written';
+
+-- one row is one Delta table, and when this store last looked after its files
+create table serving.export_upkeep (
+    table_name varchar not null,
+    location varchar not null,
+    task varchar not null,
+    done_at timestamp not null,
+    primary key (table_name, location, task)
+);
+
+comment on table serving.export_upkeep is 'One row is one Delta table and one task, compaction or vacuum, and when this store last did it';
+comment on column serving.export_upkeep.table_name is 'The Delta table';
+comment on column serving.export_upkeep.location is 'Where, as in the setting delta_location';
+comment on column serving.export_upkeep.task is 'delta_compaction or delta_vacuum';
+comment on column serving.export_upkeep.done_at is 'UTC';

@@ -9,8 +9,8 @@ select
     served_entity_id,
     status_code,
     execution_duration_ms::bigint as execution_duration_ms,
-    request,
-    response,
+    coalesce(request, packed_request) as request,
+    coalesce(response, packed_response) as response,
     requester,
     1.0::double as sampling_fraction,
     logging_error_codes,
@@ -24,7 +24,8 @@ select
     len(attempts)::integer as attempts,
     replace(request_hash::varchar, '-', '') as request_hash,
     statement_id,
-    config_version
+    config_version,
+    log_seq
 from serving.calls;
 
 comment on view serving.inference is 'One row per call, denied and failed ones too: bodies, status, timings. reused_request_id names the call whose answer a cache hit returned';
@@ -36,7 +37,8 @@ with requests as (
         databricks_request_id,
         endpoint_name,
         unnest(attempts) as attempt,
-        generate_subscripts(attempts, 1) as number
+        generate_subscripts(attempts, 1) as number,
+        log_seq
     from serving.calls
 )
 select
@@ -53,13 +55,51 @@ select
     attempt.reason as reason,
     attempt.after_error_code as after_error_code,
     attempt.inputs as inputs,
-    number::integer as attempt_number
+    number::integer as attempt_number,
+    log_seq
 from requests;
 
 comment on view serving.attempts is 'One row per upstream request: entity, status (0 where no answer came), error, duration, why it was made and after which failure. A request that carried the inputs of several embedding calls stands with the first of them';
 
--- one row per call that usage tracking covers
-create or replace view serving.endpoint_usage as
+-- What a call costs. The counts are sums over the answers that came for it, from one request or several. A request
+-- that a server refused with an error status, or that never reached one, is not billed; one that ended otherwise may be.
+create or replace macro __is_answer(attempt) as attempt.error_code is null;
+create or replace macro __may_be_billed(attempt) as
+    attempt.error_code <> 'CONNECTION_FAILED' and attempt.status_code < 300;
+create or replace macro __seconds(attempts, entity_id) as
+    coalesce(
+        list_sum(
+            list_transform(
+                list_filter(attempts, lambda a: a.served_entity_id = entity_id),
+                lambda a: a.duration_ms
+            )
+        ),
+        0
+    ) / 1000;
+
+-- All calls, those too that usage tracking leaves out: budgets count them.
+create or replace macro __calls_with_cost() as table
+with
+calls as (
+    select
+        c.*,
+        s.is_paid_by_time,
+        if(s.is_paid_by_time, '*', __price_tier(c.service_tier)) as price_tier,
+        -- Requests sent again have about the same length, and each is priced by its own.
+        if(
+            len(c.attempts) > 1 and c.input_token_count > 0,
+            c.input_token_count // greatest(1, len(list_filter(c.attempts, lambda a: __is_answer(a)))),
+            coalesce(c.input_token_count, 0)
+        ) as price_tokens
+    from serving.calls as c
+    left join (
+        select
+            served_entity_id,
+            (endpoint_name, served_entity_name) in (select (endpoint, served_entity) from main.entity_prices)
+                as is_paid_by_time
+        from serving.served_entities
+    ) as s on s.served_entity_id = c.served_entity_id
+)
 select
     c.databricks_request_id,
     c.client_request_id,
@@ -71,32 +111,71 @@ select
     c.input_character_count,
     c.output_character_count,
     c.cached_input_token_count,
+    c.cache_write_token_count,
     c.reasoning_token_count,
+    c.service_tier,
     c.usage_context,
     c.request_streaming,
     c.served_entity_id,
     c.endpoint_name,
     c.cache_hit,
-    if(
-        c.cache_hit,
-        0,
-        (
-            (coalesce(c.input_token_count, 0) - coalesce(c.cached_input_token_count, 0)) * p.input_per_million
-            + coalesce(c.cached_input_token_count, 0) * coalesce(p.cached_input_per_million, p.input_per_million)
-            + coalesce(c.output_token_count, 0) * p.output_per_million
-        ) / 1e6
-    )::double as cost_usd,
+    case
+        when c.cache_hit then 0
+        -- Without an answer, what was sent may have been billed.
+        when c.status_code <> 200 and len(c.attempts) > 0 and len(
+            list_filter(
+                c.attempts,
+                lambda a: __may_be_billed(a) and not (c.is_paid_by_time and a.served_entity_id = c.served_entity_id)
+            )
+        ) > 0 then null
+        -- Nobody answered, and nobody takes money for it.
+        when c.status_code <> 200 and c.input_token_count is null
+            then if(c.is_paid_by_time, p.per_second * __seconds(c.attempts, c.served_entity_id), 0)
+        -- Several entities answered, and the counts are their sum.
+        when len(c.attempts) > 1 and len(
+            list_filter(c.attempts, lambda a: __is_answer(a) and a.served_entity_id <> c.served_entity_id)
+        ) > 0 then null
+        when p.output_per_million is null and c.output_token_count > 0 then null
+        -- Parts that are more than the whole are no counts to charge by.
+        when coalesce(c.cached_input_token_count, 0) + coalesce(c.cache_write_token_count, 0) > c.input_token_count
+            then null
+        else
+            (
+                (
+                    c.input_token_count
+                    - coalesce(c.cached_input_token_count, 0)
+                    - coalesce(c.cache_write_token_count, 0)
+                ) * p.input_per_million
+                + coalesce(c.cached_input_token_count, 0) * coalesce(p.cached_input_per_million, p.input_per_million)
+                + coalesce(c.cache_write_token_count, 0) * coalesce(p.cache_write_per_million, p.input_per_million)
+                + coalesce(c.output_token_count, 0) * coalesce(p.output_per_million, 0)
+            ) / 1e6
+            + p.per_call
+            + if(p.per_second = 0, 0, p.per_second * __seconds(c.attempts, c.served_entity_id))
+    end::double as cost_usd,
     c.tokens_estimated,
-    c.statement_id
-from serving.calls as c
-left join serving.served_entities as s on s.served_entity_id = c.served_entity_id
-asof left join main.model_prices as p
-    on p.provider = s.external_model_config.provider
-    and p.model = s.entity_name
+    c.statement_id,
+    c.log_seq,
+    g.store_id as account_id,
+    g.store_id as workspace_id,
+    c.usage_tracking
+from calls as c
+cross join serving.store as g
+left join serving.served_entity_prices as p
+    on p.served_entity_id = c.served_entity_id
+    and coalesce(p.service_tier, '*') = c.price_tier
     and p.valid_from <= c.request_time
-where c.usage_tracking;
+    and c.request_time < coalesce(p.valid_to, 'infinity')
+    and p.from_input_tokens <= c.price_tokens
+    and c.price_tokens < coalesce(p.to_input_tokens, 9223372036854775807);
 
-comment on view serving.endpoint_usage is 'One row per call: tokens, characters, the caller''s usageContext. cost_usd is NULL where model_prices has no price, 0 for answers that were reused';
+-- one row per call that usage tracking covers
+create or replace view serving.endpoint_usage as
+select * exclude (usage_tracking)
+from __calls_with_cost()
+where usage_tracking;
+
+comment on view serving.endpoint_usage is 'One row per call: tokens, characters, the caller''s usageContext, cost. cost_usd is NULL where it is not known: no price, or no answer to a request that may have been billed';
 
 comment on column serving.inference.databricks_request_id is 'Id of the call, given by the gateway';
 comment on column serving.inference.client_request_id is 'Id given by the caller';
@@ -121,6 +200,7 @@ comment on column serving.inference.overhead_us is 'Spent in the gateway itself:
 comment on column serving.inference.attempts is 'Upstream requests made';
 comment on column serving.inference.request_hash is 'Equal for calls that may share an answer';
 comment on column serving.inference.statement_id is 'Equal for the calls of one SQL statement';
+comment on column serving.inference.log_seq is 'Place of the call in the log, growing: in the order in which calls were logged';
 comment on column serving.inference.config_version is 'Version of the endpoint, as in served_entities.endpoint_config_version';
 
 comment on column serving.attempts.databricks_request_id is 'The call it was made for';
@@ -136,6 +216,7 @@ comment on column serving.attempts.error_message is 'What the provider or the ne
 comment on column serving.attempts.reason is 'first, retry (the same entity), fallback (another one), hedge (beside one that takes long), or schema_mismatch where the answer before did not fit';
 comment on column serving.attempts.after_error_code is 'Error that led to this one: of the attempt before, or of one that sent no request because no key could be had';
 comment on column serving.attempts.attempt_number is 'Counts the requests of the call, from 1';
+comment on column serving.attempts.log_seq is 'Place of the call in the log, as in inference';
 comment on column serving.attempts.inputs is 'Inputs it carried; more than 1 where embedding calls shared it';
 
 comment on column serving.endpoint_usage.databricks_request_id is 'Id of the call, as in inference';
@@ -148,12 +229,17 @@ comment on column serving.endpoint_usage.output_token_count is 'Tokens received'
 comment on column serving.endpoint_usage.input_character_count is 'Characters of the texts in the request';
 comment on column serving.endpoint_usage.output_character_count is 'Characters of the answers text';
 comment on column serving.endpoint_usage.cached_input_token_count is 'Part of the input that came from the providers prompt cache';
+comment on column serving.endpoint_usage.cache_write_token_count is 'Part of the input that was put into the providers prompt cache';
+comment on column serving.endpoint_usage.service_tier is 'The tier that the provider says it charged by; NULL where it names none';
+comment on column serving.endpoint_usage.account_id is 'Id of the store, as in store';
+comment on column serving.endpoint_usage.workspace_id is 'Id of the store, as in store';
 comment on column serving.endpoint_usage.reasoning_token_count is 'Part of the output that is not shown';
 comment on column serving.endpoint_usage.usage_context is 'The labels that the caller gave';
 comment on column serving.endpoint_usage.request_streaming is 'Whether the answer was streamed';
 comment on column serving.endpoint_usage.served_entity_id is 'Version of the entity that answered; join served_entities';
 comment on column serving.endpoint_usage.endpoint_name is 'Endpoint as the caller named it';
 comment on column serving.endpoint_usage.cache_hit is 'Whether the answer was reused';
-comment on column serving.endpoint_usage.cost_usd is 'Tokens at the price that model_prices had at the time; 0 for reused answers, NULL where it has none';
+comment on column serving.endpoint_usage.cost_usd is 'US dollars, by the prices in served_entity_prices that were valid at request_time; 0 for reused answers and for calls that no provider answered or could bill; NULL where it is not known';
 comment on column serving.endpoint_usage.tokens_estimated is 'Whether a token count is an estimate, because the provider gave none';
+comment on column serving.endpoint_usage.log_seq is 'Place of the call in the log, as in inference';
 comment on column serving.endpoint_usage.statement_id is 'Equal for the calls of one SQL statement';

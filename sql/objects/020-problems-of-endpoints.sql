@@ -127,20 +127,6 @@ problems as (
     where s.endpoint in (select name from endpoints)
     group by s.endpoint
     having not bool_or(s.enabled)
-    union all
-    select
-        e.name,
-        'routing',
-        'endpoint "' || e.name || '" has the routing least_cost, and its served entity "' || s.name || '" has no price that is valid now',
-        'insert a row into fleming.model_prices with provider = ''' || s.provider || ''' and model = ''' || s.model
-            || ''', or change the column routing'
-    from endpoints as e
-    inner join served_entities as s on s.endpoint = e.name
-    where e.routing = 'least_cost' and s.traffic_percentage > 0
-        and not exists (
-            from model_prices as m
-            where m.provider = s.provider and m.model = s.model and m.valid_from <= now() at time zone 'UTC'
-        )
 )
 select
     'endpoints' as table_name,

@@ -17,6 +17,16 @@ from (
     from __problems_of_rate_limits()
     union all
     from __problems_of_model_prices()
+    union all
+    from __problems_of_entity_prices()
+    union all
+    from __problems_of_unknown_prices()
+    union all
+    from __problems_of_settings()
+    union all
+    from __problems_of_alerts()
+    union all
+    from __problems_of_budgets()
 );
 
 -- one row is one inconsistency in the config tables, with the row to change and how

@@ -1,10 +1,10 @@
-"""What crosses a layer: frozen values, each field explained once, here."""
+"""What the configuration tables say: frozen rows, and the snapshot of them all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 Task = Literal[
@@ -17,15 +17,12 @@ Task = Literal[
     "custom",
 ]
 """What an endpoint does, in Databricks' and MLflow's words."""
-
 CHAT: Final = "llm/v1/chat"
 COMPLETIONS: Final = "llm/v1/completions"
 EMBEDDINGS: Final = "llm/v1/embeddings"
 CUSTOM: Final = "custom"
-
 Routing = Literal["weighted", "sticky", "priority", "least_latency", "least_cost"]
 """How an endpoint picks the entity that it asks first."""
-
 Refusal = Literal["context_window", "content_policy"]
 """Why a model will not answer a request that is well-formed, where another one might."""
 
@@ -179,13 +176,74 @@ class RateLimit:
         return 60.0 if self.period == "minute" else 3600.0
 
 
+_EVER_SINCE: Final = datetime.min.replace(tzinfo=UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
-    """One row of `fleming.model_prices`, in US dollars for a million tokens."""
+    """What a served entity costs for some time, at one tier and for some lengths of input.
 
-    input_per_million: float
-    output_per_million: float
-    valid_from: datetime
+    It is one row of `fleming.serving.served_entity_prices`, in US dollars; an entity has one for each combination.
+    """
+
+    input_per_million: float | None = None
+    """For a million input tokens; None where the row lacks it: then no cost is known."""
+    output_per_million: float | None = None
+    """Reasoning included; None for models that answer with no tokens."""
+    cached_input_per_million: float | None = None
+    """None is `input_per_million`."""
+    cache_write_per_million: float | None = None
+    """None is `input_per_million`."""
+    service_tier: str | None = "default"
+    """None holds for every tier."""
+    from_input_tokens: int = 0
+    to_input_tokens: int | None = None
+    """Exclusive; None is without end."""
+    per_second: float = 0.0
+    per_call: float = 0.0
+    valid_from: datetime = _EVER_SINCE
+    valid_to: datetime | None = None
+    """Exclusive; None is for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """One enabled row of `fleming.budgets`: what calls may cost in a day, week or month."""
+
+    name: str
+    """What errors and alerts call it; made of the other columns where the row has none."""
+    scope: Literal["global", "endpoint", "user", "group", "context"]
+    principal: str | None
+    """User, group or value of the context key; None gives each user, or each value, a budget of its own."""
+    endpoint: str | None
+    """Whose calls count, whatever the scope; None counts those of all."""
+    window: Literal["day", "week", "month"]
+    amount_usd: float
+    action: Literal["alert", "block"]
+    context_key: str | None
+    """The key of `usageContext`; only for the scope `context`."""
+    time_zone: str
+    """IANA name: where the day begins."""
+    webhook: str | None
+    """URL that is told when it is used up, or `{{secrets/scope/key}}`."""
+
+
+Comparison = Literal[">", ">=", "<", "<=", "=", "<>"]
+"""How the number of an alert's query is compared with its threshold."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRule:
+    """One enabled row of `fleming.alerts`: a question about the log that raises an alert."""
+
+    name: str
+    query: str
+    comparison: Comparison
+    threshold: float
+    every_s: float
+    """Seconds between two looks."""
+    webhook: str | None
+    """URL that is told, or `{{secrets/scope/key}}`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,197 +278,27 @@ class Snapshot:
     groups_of: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """By member: the enabled groups it is in, through others too."""
     prices: Mapping[tuple[str, str], tuple[Price, ...]] = field(default_factory=dict)
-    """By provider and model, the latest first."""
+    """By the names of endpoint and served entity."""
     settings: Settings = field(default_factory=Settings)
+    alerts: tuple[AlertRule, ...] = ()
+    budgets: tuple[Budget, ...] = ()
 
-    def price(self, entity: ServedEntity, at: datetime) -> Price | None:
-        """Return what an entity costs at a time, None where that is not known."""
-        prices = self.prices.get((entity.provider, entity.model), ())
-        return next((price for price in prices if price.valid_from <= at), None)
+    def price(self, entity: ServedEntity, at: datetime, tier: str = "default", input_tokens: int = 0) -> Price | None:
+        """Return what an entity costs, None where that is not known.
 
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """On whose behalf a call is made."""
-
-    user: str
-    groups: tuple[str, ...] = ()
-    """Groups that the caller is in by its own word, besides those of `fleming.group_members`."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseFormat:
-    """What shape of answer the caller asks for."""
-
-    kind: Literal["text", "json_object", "json_schema"]
-    name: str = "response"
-    schema: Mapping[str, Any] | None = None
-    """JSON Schema of the answer, an object at the top; only for `json_schema`."""
-    strict: bool | None = None
-    return_type: str | None = None
-    """DuckDB type of the result where the format was given as DDL; None leaves JSON text."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallOptions:
-    """The arguments of `ai_query` beside the endpoint and the request, checked."""
-
-    return_type: str | None = None
-    """As the caller wrote it; None is the type that the endpoint's task has."""
-    fail_on_error: bool = True
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    response_format: ResponseFormat | None = None
-    cache: bool = True
-    """False: neither read nor share an answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A picture that goes with a prompt."""
-
-    media_type: Literal["image/jpeg", "image/png"]
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRequest:
-    """One request in the gateway's own terms, before a provider puts it into its wire format."""
-
-    task: Task
-    parameters: Mapping[str, Any]
-    """Only what the caller, the endpoint or the entity set: some models refuse what they do not know."""
-    messages: tuple[Mapping[str, Any], ...] = ()
-    """Chat: OpenAI-style messages, images included as `image_url` parts with data URLs."""
-    inputs: tuple[str, ...] = ()
-    """Embeddings: the texts. Completions: one prompt."""
-    fields: Any = None
-    """Custom models: the value that the caller passed, a mapping for a STRUCT."""
-    response_format: ResponseFormat | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OutgoingRequest:
-    """One HTTP request as it will go out, less its credentials."""
-
-    url: str
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
-    method: str = "POST"
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens as the provider counted them; None where it did not say."""
-
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_input_tokens: int | None = None
-    """Part of `input_tokens` that the provider served from its prompt cache."""
-    reasoning_tokens: int | None = None
-    """Part of `output_tokens` that the caller does not see."""
-    cache_write_tokens: int | None = None
-    """Part of `input_tokens` that the provider put into its prompt cache, at a price of its own."""
-    service_tier: str | None = None
-    """The tier that the provider says it charges by, such as `default`, `flex`, `priority` or `batch`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a provider answered, read out of its wire format."""
-
-    content: Any
-    """Chat and completions: the text. Embeddings: one vector per input. Custom: the predictions."""
-    usage: Usage
-    model: str | None = None
-    """The model that says it answered."""
-    finish_reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredAnswer:
-    """An earlier answer to an identical request, as the log holds it."""
-
-    request_id: str
-    served_entity_id: str
-    request_time: datetime
-    request_body: str
-    response_body: str
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One upstream request made for a call."""
-
-    attempt_id: str
-    served_entity_id: str
-    served_entity_name: str
-    started_at: datetime
-    duration_ms: float
-    status_code: int
-    """HTTP status; 0 where none arrived."""
-    error_code: str | None
-    error_message: str | None
-    reason: str
-    """Why it was made: `first`, `retry`, `fallback`, `hedge` or `schema_mismatch`."""
-    inputs: int
-    """How many inputs the request carried; more than one where embeddings were batched."""
-    after_error_code: str | None = None
-    """Error that led to it, where it is not the first."""
-
-
-@dataclass(frozen=True, slots=True)
-class GuardrailResult:
-    """What one guardrail decided on one call; never the text that it matched."""
-
-    guardrail: str
-    phase: str
-    """`input` or `output`."""
-    kind: str
-    action: str
-    """`block`, `mask`, `log` or `none`."""
-    reason: str | None
-    entities: str | None
-    """JSON array: what was found, by type, with counts and offsets."""
-    duration_ms: float
-
-
-@dataclass(slots=True)
-class CallRecord:
-    """Everything the log keeps of one call: one row of `serving.calls`."""
-
-    databricks_request_id: str
-    client_request_id: str | None
-    request_time: datetime
-    endpoint_name: str
-    config_version: int | None
-    served_entity_id: str | None
-    requester: str
-    statement_id: str | None
-    usage_context: Mapping[str, str]
-    request_hash: str
-    payload_logging: bool
-    usage_tracking: bool
-    status_code: int = 200
-    error_code: str | None = None
-    error_message: str | None = None
-    execution_duration_ms: float = 0.0
-    queue_ms: float = 0.0
-    limit_wait_ms: float = 0.0
-    overhead_us: float = 0.0
-    cache_hit: bool = False
-    reused_request_id: str | None = None
-    request: str | None = None
-    response: str | None = None
-    logging_error_codes: tuple[str, ...] = ()
-    input_token_count: int | None = None
-    output_token_count: int | None = None
-    cached_input_token_count: int | None = None
-    cache_write_token_count: int | None = None
-    reasoning_token_count: int | None = None
-    service_tier: str | None = None
-    tokens_estimated: bool = False
-    input_character_count: int = 0
-    output_character_count: int = 0
-    request_streaming: bool = False
-    attempts: tuple[Attempt, ...] = ()
-    guardrail_results: tuple[GuardrailResult, ...] = ()
+        Args:
+            entity: One of the snapshot's.
+            at: When the call begins, with its time zone.
+            tier: As in `Price.service_tier`.
+            input_tokens: Of the call, those from the provider's cache included.
+        """
+        for price in self.prices.get((entity.endpoint, entity.name), ()):
+            if (
+                price.service_tier in (None, tier)
+                and price.from_input_tokens <= input_tokens
+                and (price.to_input_tokens is None or input_tokens < price.to_input_tokens)
+                and price.valid_from <= at
+                and (price.valid_to is None or at < price.valid_to)
+            ):
+                return price
+        return None

@@ -1,0 +1,1 @@
+"""What is done beside the calls, on a thread of its own: retention, compaction, alerts and their webhooks."""
