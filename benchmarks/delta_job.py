@@ -30,9 +30,9 @@ def run(store: str, lake: str) -> None:
             [number, number + ROWS],
         ).fetchall()
         number += ROWS
-        print(con._session._export.conflicts, flush=True)
+        print(con._session.upkeep.export.conflicts, flush=True)
     con.close()
-    print(con._session._export.conflicts, flush=True)
+    print(con._session.upkeep.export.conflicts, flush=True)
 
 
 def _set_at_end(ended: threading.Event) -> None:

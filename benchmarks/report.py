@@ -65,6 +65,20 @@ Beside it the one read that finds the added endpoints and records their versions
 **transports.** 1,000 requests at once through a transport by itself, answers as in in_flight, CPU of that process per
 request. Then one request is cancelled after half a second, and the server is asked whether its client went away.
 
+**logging.** 16,384 rows with prompts and answers of some 1,400 characters of varied text, `cache => false`, in turns at
+three gateways of one process: with the log as it is by default, with `durability` `off`, and with a log whose `add` the
+benchmark replaces by one that drops every record. The time includes the last write into the table. The sizes are what
+131,072 calls use of the store's file before and after packing, in proportion.
+
+**crash.** Each round is a job of 20,000 rows with new prompts, killed with SIGKILL at random moments, by a seed: while
+it opens, asks or closes, some two or three times, and run again until it ends. The mock is a process of its own with a
+ledger; the number of a request is in its answer, so each record is compared with what the mock sent. All that the job
+had shown is looked for in the log. "Answered, not logged" are requests that were on their way from the mock's socket
+to the job when it was killed; they are paid twice.
+
+**delta_export.** Four processes with a store each export to one place for 60 s; two of them are killed with SIGKILL
+three times each, and run again at the end. Every call is then looked for in the Delta tables by its id.
+
 **faults.** 10,000 rows over an endpoint with two served entities, half of the traffic each, answers after 50 ms,
 `max_concurrency` 64 (32 in the last case, so that the rows outlast the outage). The mixed faults are, by seed: 10 %
 status 429 with `Retry-After: 1`, 5 % status 500, 1 % without an answer, 1 % cut off in the body, 0.5 % incomplete JSON.

@@ -38,8 +38,8 @@ def alert(con: Any, name: str = "busy", query: str = CALLS, threshold: float = 1
 
 def look(con: Con) -> str:
     """Have the queries asked now; the maintenance thread does not, as it is started by calls alone."""
-    con._session._settings_to_keep()
-    return con._session.maintenance.run_now("alerts")
+    con._session.upkeep._settings()
+    return con._session.upkeep.worker.run_now("alerts")
 
 
 def log_call(con: Con, text: str = "x") -> None:
@@ -62,13 +62,13 @@ def problems(con: Any) -> list[str]:
 def wait_for_status(con: Con) -> str:
     """Return what came of the webhook of the only alert."""
     wait(webhooks(con)._under_way.copy(), PATIENCE_S)
-    con._session.maintenance.run_now("alerts")
+    con._session.upkeep.worker.run_now("alerts")
     [(status,)] = raised(con, "webhook_status")
     return str(status)
 
 
 def webhooks(con: Con) -> Webhooks:
-    found = con._session.alerts._webhooks
+    found = con._session.upkeep.alerts._webhooks
     assert isinstance(found, Webhooks)
     return found
 
@@ -235,7 +235,7 @@ def test_after_a_restart_the_end_of_an_alert_is_seen(tmp_path: Path) -> None:
 
 def test_a_call_sets_the_queries_going(con: Con, model: MockModel) -> None:
     heard = threading.Event()
-    con._session.alerts.listen(lambda _: heard.set())
+    con._session.upkeep.alerts.listen(lambda _: heard.set())
     alert(con, query="select 2")
 
     log_call(con)
@@ -364,7 +364,7 @@ def test_a_row_that_is_a_config_problem_is_not_asked_and_stops_no_call(con: Con,
 
 
 def test_a_budget_that_is_used_up_raises_an_alert(con: Con) -> None:
-    con._session.alerts.used_up(USED_UP)
+    con._session.upkeep.alerts.used_up(USED_UP)
     look(con)
 
     assert raised(con, "kind, name, subject, window_start, value, threshold, message, ended_at") == [
@@ -385,7 +385,7 @@ def test_a_budget_raises_its_alert_once_for_each_subject_and_window(con: Con) ->
     december = datetime(2026, 12, 1, tzinfo=UTC)
     everybodys = replace(USED_UP, subject=None)
     for event in (USED_UP, USED_UP, everybodys, everybodys, replace(USED_UP, window_start=december)):
-        con._session.alerts.used_up(event)
+        con._session.upkeep.alerts.used_up(event)
     look(con)
 
     assert sorted(raised(con, "coalesce(subject, '-'), month(window_start)")) == [("-", 11), ("ada", 11), ("ada", 12)]
@@ -394,7 +394,7 @@ def test_a_budget_raises_its_alert_once_for_each_subject_and_window(con: Con) ->
 def test_a_restart_does_not_repeat_the_alert_of_a_budget(tmp_path: Path) -> None:
     for _ in range(2):
         with fleming_sql.connect(tmp_path / "a.duckdb") as con:
-            con._session.alerts.used_up(USED_UP)
+            con._session.upkeep.alerts.used_up(USED_UP)
             look(con)
             found = raised(con)
 
@@ -403,8 +403,8 @@ def test_a_restart_does_not_repeat_the_alert_of_a_budget(tmp_path: Path) -> None
 
 def test_a_budget_that_is_used_up_just_before_closing_is_written(tmp_path: Path) -> None:
     with fleming_sql.connect(tmp_path / "a.duckdb") as con:
-        con._session.maintenance.close()  # as if the thread had no time for it
-        con._session.alerts.used_up(USED_UP)
+        con._session.upkeep.worker.close()  # as if the thread had no time for it
+        con._session.upkeep.alerts.used_up(USED_UP)
     with fleming_sql.connect(tmp_path / "a.duckdb") as con:
         assert raised(con) == [("team", 10.25)]
 
@@ -479,7 +479,7 @@ def test_a_webhook_gets_the_alert_as_json(con: Con) -> None:
 
 def test_the_webhook_of_a_budget_is_told(con: Con) -> None:
     with hook(lambda _: Reply()) as server:
-        con._session.alerts.used_up(replace(USED_UP, budget=replace(BUDGET, webhook=server.url)))
+        con._session.upkeep.alerts.used_up(replace(USED_UP, budget=replace(BUDGET, webhook=server.url)))
         look(con)
         status = wait_for_status(con)
 

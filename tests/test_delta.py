@@ -107,7 +107,7 @@ def ask(con: Connection, *prompts: str) -> None:
 
 def export(con: Connection, task: str = "delta_export") -> str:
     """Do it now, as the maintenance thread does it in its time."""
-    return con._session.maintenance.run_now(task)
+    return con._session.upkeep.worker.run_now(task)
 
 
 def ids(con: Connection, source: str = "serving.inference") -> list[str]:
@@ -579,7 +579,7 @@ def test_the_maintenance_thread_exports_by_itself(open_store: Open, lake: Path) 
     with open_store() as con:
         con.execute("update fleming.settings set value = '0.1' where name = 'delta_every_seconds'")
         ask(con, "a")
-        worker = con._session.maintenance
+        worker = con._session.upkeep.worker
 
         worker.wake("delta_export")
         while not con.execute("select 1 from fleming.serving.exports where exported_at is not null").fetchall():

@@ -282,7 +282,7 @@ def test_the_first_call_starts_what_the_settings_ask_for(con: Con, model: MockMo
 
     con.execute("select ai_query('chat', 'x')").fetchall()
 
-    assert con._session.maintenance.started
+    assert con._session.upkeep.worker.started
 
 
 def test_looking_at_maintenance_starts_what_the_settings_ask_for(con: Con) -> None:
@@ -290,14 +290,14 @@ def test_looking_at_maintenance_starts_what_the_settings_ask_for(con: Con) -> No
 
     [(every_s,)] = con.execute("select every_s from fleming.serving.maintenance where task = 'retention'").fetchall()
 
-    assert (every_s, con._session.maintenance.started) == (600.0, True)
+    assert (every_s, con._session.upkeep.worker.started) == (600.0, True)
 
 
 def test_the_thread_ends_with_the_gateway(tmp_path: Path) -> None:
     with fleming_sql.connect(tmp_path / "a.duckdb") as con:
         con.execute("insert into fleming.settings values ('retention_rows', '1000')")
         con.execute("from fleming.serving.maintenance").fetchall()
-        thread = con._session.maintenance._thread
+        thread = con._session.upkeep.worker._thread
 
     assert thread is not None
     assert not thread.is_alive()

@@ -40,7 +40,7 @@ def stored(tmp_path: Path, server: MockModel, add_endpoint: AddEndpoint) -> Iter
 
 
 def pack(con: Con) -> str:
-    return con._session.maintenance.run_now("packing")
+    return con._session.upkeep.worker.run_now("packing")
 
 
 def rows(con: Con, sql: str) -> list[Any]:

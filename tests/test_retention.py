@@ -51,7 +51,7 @@ def setting(con: Any, **values: Any) -> None:
 
 
 def run(con: Con, task: str = "retention") -> str:
-    return con._session.maintenance.run_now(task)
+    return con._session.upkeep.worker.run_now(task)
 
 
 def exported(con: Any, up_to: int, tables: tuple[str, ...] = LOG_TABLES, place: str = PLACE, done: bool = True) -> None:
@@ -75,7 +75,7 @@ def trimmer(con: Con, chunk: int) -> Iterator[LogTrimmer]:
 def test_by_default_everything_stays(con: Con) -> None:
     log(con, 1, 2, days_ago=[4000, 1])
 
-    assert con._session.maintenance.report(Settings()) != []
+    assert con._session.upkeep.worker.report(Settings()) != []
     assert run(con) == "0 calls removed from the log"
     assert logged(con) == [1, 2]
 
@@ -308,7 +308,7 @@ def test_compaction_waits_while_a_statement_is_under_way(con: Con, serve: Serve)
     server = serve(lambda received: echo_chat(received) if goes_on.is_set() else Reply(hang=True))
     log(con, *range(1, 10_000))
     setting(con, retention_rows=10)
-    con._session.maintenance.close()  # this test does the tasks itself
+    con._session.upkeep.worker.close()  # this test does the tasks itself
     calling = threading.Thread(target=_ask_and_be_broken_off, args=(con.cursor(),))
     calling.start()
     server.wait_until(lambda server: server.in_flight == 1)

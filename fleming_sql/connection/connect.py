@@ -155,7 +155,7 @@ def connect(
     try:
         session, is_new = _attach(root, gateway, caller, transport, clock)
         if on_alert is not None:
-            session.alerts.listen(on_alert)
+            session.upkeep.alerts.listen(on_alert)
         con = root
         if is_new:
             # Closing a DuckDB connection closes the cursors made from it, the store's among them, so the root is
@@ -205,7 +205,7 @@ def attach(
     caller = _caller(user, groups)
     session, _ = _attach(con, gateway, caller, transport, clock)
     if on_alert is not None:
-        session.alerts.listen(on_alert)
+        session.upkeep.alerts.listen(on_alert)
     session.register(_connection_id(con), caller)
     session.pin()
     make_visible(con, session)

@@ -138,7 +138,7 @@ class AiQueryFunctions:
         session = self._slot.session
         if session is None:  # the store is being opened, and its views are made
             return lake_query(table, (), ())
-        return session.lake(table)
+        return session.upkeep.lake(table)
 
     def call(
         self,

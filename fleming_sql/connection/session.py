@@ -8,9 +8,8 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
@@ -20,6 +19,7 @@ from fleming_sql import jsontext
 from fleming_sql.clock import Clock
 from fleming_sql.connection.observation import Observation
 from fleming_sql.connection.recall import Recall
+from fleming_sql.connection.upkeep import Upkeep
 from fleming_sql.engine import Engine
 from fleming_sql.errors import ArgumentError, CallCancelled, StoreError
 from fleming_sql.gateway.batch import Batch, RowCall, Tally
@@ -27,27 +27,17 @@ from fleming_sql.gateway.limiter import Earlier
 from fleming_sql.gateway.pipeline import Gateway, Outcome
 from fleming_sql.gateway.plan import Plan, make_plan, unknown_endpoint
 from fleming_sql.gateway.reports import Reporter
-from fleming_sql.maintenance.alerts import AlertBoard
-from fleming_sql.maintenance.delta import DeltaCompaction, DeltaExport, DeltaLake, DeltaPlace, DeltaVacuum
-from fleming_sql.maintenance.packing import Packing
-from fleming_sql.maintenance.retention import Compaction, Retention
-from fleming_sql.maintenance.webhooks import Webhooks
-from fleming_sql.maintenance.worker import Worker
 from fleming_sql.policies.options import check_argument_types, read_options
 from fleming_sql.providers import ProviderRegistry
-from fleming_sql.store.alerts import AlertStore
 from fleming_sql.store.answers import StoredAnswers
 from fleming_sql.store.catalog import CATALOG, MEMORY, detach_store, open_store
 from fleming_sql.store.config import ConfigReader
-from fleming_sql.store.exports import ExportStore
 from fleming_sql.store.journal import Journal, journal_folder
-from fleming_sql.store.packing import LogPacker
-from fleming_sql.store.retention import LogTrimmer
 from fleming_sql.store.spending import SpendingLog
 from fleming_sql.store.telemetry import BATCH, CallLog
 from fleming_sql.transport import Transport
 from fleming_sql.transport.pooled import PooledTransport
-from fleming_sql.types import Caller, Credential, Settings, Snapshot, Spent, Task
+from fleming_sql.types import Caller, Snapshot, Spent, Task
 
 _STATEMENTS_KEPT: Final = 1024
 _PLANS_KEPT: Final = 512
@@ -124,29 +114,15 @@ class Session:
             providers,
             transport or PooledTransport(),
             self._clock,
-            lambda event: self.alerts.used_up(event),
+            lambda event: self.upkeep.alerts.used_up(event),
         )
         self.observation = Observation(self.gateway, providers)
         """Tells OpenTelemetry of the calls, where the process has it configured."""
         self._recall = Recall(self._answers, self.gateway, self._clock)
         self._reporter = Reporter(self.gateway.delivery, self.gateway.limiter, self._batches, self._clock)
-        place = DeltaPlace(self._credentials, self._clock)
-        exports = ExportStore(self._cursor())
-        self._export = DeltaExport(exports, place)
-        self._lake = DeltaLake(DeltaPlace(self._credentials, self._clock))
-        delta = (self._export, DeltaCompaction(exports, place), DeltaVacuum(exports, place))
-        trimmer = LogTrimmer(self._cursor)
-        retention = (Retention(trimmer, self._clock), Compaction(trimmer, self._is_busy, self._clock))
-        self.alerts = AlertBoard(
-            AlertStore(self._cursor),
-            partial(Webhooks, PooledTransport(), self._credentials, self._clock),
-            self._clock,
-            lambda: self.maintenance.wake(AlertBoard.name),
+        self.upkeep = Upkeep(
+            self._cursor, self._config, lambda: bool(self._engine.works()), self._clock, in_memory=path == MEMORY
         )
-        """Raises alerts."""
-        packing = () if path == MEMORY else (Packing(LogPacker(self._cursor), self._is_busy, self._clock),)
-        tasks = (*delta, *retention, *packing, self.alerts)
-        self.maintenance = Worker(tasks, self._settings_to_keep, self._clock)
         """Does what is done beside the calls."""
         self._lock = threading.Lock()
         self._callers: dict[int, Caller] = {}
@@ -251,8 +227,7 @@ class Session:
             else:
                 known = self._statements[key] = _Running(self._config.snapshot(), Tally(self._clock.now()))
                 self._log.configure(known.snapshot.settings)
-                self.alerts.configure(known.snapshot.alerts)
-                self.maintenance.look(known.snapshot.settings)
+                self.upkeep.look(known.snapshot)
                 if len(self._statements) > _STATEMENTS_KEPT:
                     self._statements.popitem(last=False)
             return known
@@ -372,32 +347,8 @@ class Session:
     def report(self, view: str) -> Sequence[Mapping[str, Any]]:
         """Return the rows of a live view, as of now."""
         if view == "maintenance":
-            settings = self._settings_to_keep()
-            self.maintenance.look(settings)
-            return self.maintenance.report(settings)
+            return self.upkeep.report()
         return self._engine.call(self._reporter.report(view))
-
-    def lake(self, table: str) -> str:
-        """Return the statement that reads an exported table, as it is now.
-
-        Raises:
-            ExportError: It cannot be read.
-            CredentialError: A secret of the place where it is cannot be read.
-        """
-        return self._lake.query(table, self._config.snapshot().settings)
-
-    def _is_busy(self) -> bool:
-        """Return whether statements are under way."""
-        return bool(self._engine.works())
-
-    def _settings_to_keep(self) -> Settings:
-        """Return the settings that maintenance goes by, as they hold now."""
-        snapshot = self._config.snapshot()
-        self.alerts.configure(snapshot.alerts)
-        return snapshot.settings
-
-    def _credentials(self) -> Mapping[str, Credential]:
-        return self._config.snapshot().credentials
 
     def _batches(self) -> Iterable[Batch]:
         return [work for work in self._engine.works() if isinstance(work, Batch)]
@@ -424,14 +375,11 @@ class Session:
         if self._engine.closed or self.foreign:
             return
         self._engine.close(self.gateway.aclose)
-        self.maintenance.close()
+        self.upkeep.worker.close()
         self.observation.flush()
         try:
             self._log.close()
-            with suppress(duckdb.Error):  # the connection was closed, and the store with it
-                self.alerts.close()
-            with suppress(duckdb.Error):  # the connection was closed, and the store with it
-                self._export.finish(self._config.snapshot().settings)
+            self.upkeep.finish()
         finally:
             self._close_cursors()
             detach_store(self._store)
