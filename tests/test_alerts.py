@@ -304,6 +304,22 @@ def test_a_wrong_query_is_asked_again_without_new_calls(con: Con) -> None:
     assert raised(con) == [("busy", 2.0)]
 
 
+def test_a_broken_alert_is_told_until_it_succeeds_or_is_removed(con: Con) -> None:
+    alert(con, "a", query="select * from nowhere", every="1 hour")
+    alert(con, "b", query="select n from later", every="1 hour")
+    alert(con, "c", query="select 2")
+
+    for _ in range(2):  # the second time it is not asked
+        with pytest.raises(ConfigError, match=r'alert "a": .*nowhere.*alert "b": .*later'):
+            look(con)
+    con.execute("update fleming.alerts set query = 'select 1' where name = 'b'")
+    with pytest.raises(ConfigError, match="nowhere") as caught:
+        look(con)
+    assert "later" not in str(caught.value)
+    con.execute("delete from fleming.alerts where name = 'a'")
+    look(con)
+
+
 def test_a_query_that_takes_too_long_is_broken_off(con: Con, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alert_store, "ASK_S", 0.1)
     alert(con, "a", query="select sum(a.range * b.range) from range(10000000) a, range(10000000) b")
@@ -342,6 +358,23 @@ def test_a_wrong_row_is_a_config_problem(con: Con, columns: dict[str, Any], prob
     alert(con, **columns)
 
     assert problems(con) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("webhook", "wrong"), [("ftp://key@x", True), ("https://example.com/hook", False), ("{{secrets/a/b}}", False)]
+)
+def test_the_webhook_of_a_budget_is_looked_at_and_stops_no_call(con: Con, webhook: str, wrong: bool) -> None:
+    con.execute(
+        'insert into fleming.budgets (name, scope, "window", amount_usd, action, webhook) '
+        "values ('b', 'global', 'day', 1, 'block', ?)",
+        [webhook],
+    )
+
+    con.execute("use fleming.main")
+    found = con.execute("select problem, stops from __problems_of_budgets() where column_name = 'webhook'").fetchall()
+    con.execute("use memory")
+
+    assert found == [('the webhook of the budget "b" is neither an http or https URL nor a secret', [])][: int(wrong)]
 
 
 @pytest.mark.parametrize("webhook", ["https://example.com/hook", "http://localhost:1", "{{secrets/team/hook}}", None])
@@ -443,9 +476,12 @@ def test_attach_takes_on_alert_too_and_calls_it_once() -> None:
     assert [found.name for found in heard] == ["busy"]
 
 
-def test_what_on_alert_raises_is_logged_and_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [OSError("no mail"), SystemExit(1)])
+def test_what_on_alert_raises_is_logged_and_harms_nothing(
+    caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
     def fail(_: Alert) -> None:
-        raise OSError("no mail")
+        raise error
 
     with caplog.at_level(logging.ERROR, "fleming_sql"), fleming_sql.connect(on_alert=fail) as con:
         alert(con, query="select 2")

@@ -184,6 +184,56 @@ def test_a_call_that_waits_for_a_budget_can_be_interrupted(add_endpoint: AddEndp
         assert slow.request_count == 1
 
 
+def test_a_call_reserves_at_the_dearest_tier_that_it_may_get(add_endpoint: AddEndpoint) -> None:
+    def at_priority(received: Received) -> Reply:
+        reply = answer(received)
+        assert isinstance(reply.body, dict)
+        reply.body["service_tier"] = "priority"
+        return replace(reply, delay_s=0.05)
+
+    with MockModel(at_priority) as model, fleming_sql.connect() as con:
+        set_up(con, add_endpoint, model, max_concurrency=64, default_parameters={"service_tier": "priority"})
+        con.execute(
+            "insert into fleming.model_prices (provider, model, input_per_million, output_per_million, service_tier) "
+            "values ('openai', 'mock', 0, 200, 'priority')"
+        )
+        budget(con, 3.5 * 0.04)
+        ask_many(con, 30, arguments=BOUNDED)
+        assert model.request_count == 4
+
+
+def test_pictures_are_reserved_for(con: Con, add_endpoint: AddEndpoint) -> None:
+    with MockModel(lambda _: replace(chat_reply("x", prompt_tokens=1500, completion_tokens=1), delay_s=0.05)) as model:
+        set_up(con, add_endpoint, model, "seen", max_concurrency=64)
+        budget(con, 3.5 * 0.00152)
+        con.execute(
+            "select ai_query('seen', 'q' || i, files => ?::blob, failOnError => false, "
+            "modelParameters => struct_pack(max_tokens := 1)) from range(30) t(i)",
+            [b"\x89PNG\r\n\x1a\n" + bytes(100)],
+        ).fetchall()
+        assert model.request_count == 4
+
+
+def test_text_that_is_not_ascii_is_reserved_for(con: Con, add_endpoint: AddEndpoint) -> None:
+    with MockModel(lambda _: replace(chat_reply("x", prompt_tokens=1000, completion_tokens=0), delay_s=0.05)) as model:
+        set_up(con, add_endpoint, model, "seen", max_concurrency=64)
+        budget(con, 3.5 * 0.001)
+        con.execute(
+            "select ai_query('seen', repeat('語', 1000) || i, failOnError => false, "
+            "modelParameters => struct_pack(max_tokens := 1)) from range(30) t(i)"
+        ).fetchall()
+        assert model.request_count == 4
+
+
+def test_attempts_that_may_each_be_billed_are_all_reserved_for(add_endpoint: AddEndpoint) -> None:
+    with MockModel(lambda _: Reply(hang=True)) as silent, fleming_sql.connect() as con:
+        columns: dict[str, Any] = {"attempt_timeout_ms": 30, "retry_on_timeout": True, "max_retries": 4}
+        set_up(con, add_endpoint, silent, max_concurrency=64, breaker_min_calls=1000, **columns)
+        budget(con, 10.5 * 0.004)  # 200 tokens at 20 dollars a million
+        ask_many(con, 20, arguments=BOUNDED)
+        assert 11 <= silent.request_count <= 15
+
+
 # what counts
 
 
@@ -253,6 +303,56 @@ def test_what_was_spent_before_a_budget_was_made_counts(con: Con) -> None:
     ask(con)
     budget(con, COST)
     refused(con)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_calls_under_way_count_for_a_budget_that_is_made_meanwhile(add_endpoint: AddEndpoint, before: bool) -> None:
+    with (
+        MockModel(lambda received: replace(answer(received), delay_s=1.5)) as model,
+        fleming_sql.connect() as con,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        set_up(con, add_endpoint, model, max_concurrency=64, adaptive_concurrency=False)
+        if before:
+            budget(con, 4.1 * COST)
+        running = pool.submit(ask_many, con.cursor(), 5, "q", BOUNDED)
+        model.wait_until(lambda model: model.in_flight == 5)
+        if before:
+            con.execute("update fleming.budgets set time_zone = 'Europe/Berlin'")  # that is another one
+        else:
+            budget(con, 4.1 * COST)
+        assert ask_many(con, 10, "late", BOUNDED)[0] == 0
+        assert running.result(timeout=10)[0] == 5
+        assert model.request_count == 5
+
+
+def test_a_tier_of_unknown_price_counts_as_it_was_expected(add_endpoint: AddEndpoint) -> None:
+    def elsewhere(received: Received) -> Reply:
+        made = answer(received)
+        assert isinstance(made.body, dict)
+        made.body["service_tier"] = "unheard"
+        return made
+
+    with MockModel(elsewhere) as model, fleming_sql.connect() as con:
+        set_up(con, add_endpoint, model)
+        budget(con, 0.004)
+        ask(con)
+        refused(con)
+
+
+def test_counters_that_hold_nothing_any_more_are_dropped(add_endpoint: AddEndpoint, priced: MockModel) -> None:
+    clock = SetClock(datetime(2026, 11, 2, tzinfo=UTC))
+    with fleming_sql.connect(clock=clock) as con:
+        set_up(con, add_endpoint, priced, max_concurrency=64)
+        budget(con, 1, scope="context", context_key="ticket", window="day")
+        for day in range(3):
+            con.execute(
+                "select count(ai_query('chat', 'q' || i, usageContext => map {'ticket': 't' || i}, "
+                "modelParameters => struct_pack(max_tokens := 1))) from range(?, ?) t(i)",
+                [day * 1100, (day + 1) * 1100],
+            ).fetchall()
+            clock.at += timedelta(days=1)
+        assert len(con._session.gateway.ledger._counters) <= 2200
 
 
 def test_another_amount_holds_from_the_next_statement_on_and_keeps_what_was_spent(con: Con) -> None:
@@ -422,6 +522,15 @@ def test_a_budget_that_cannot_count_stops_the_endpoint_without_a_price(con: Con,
     con.execute("update fleming.budgets set action = 'alert'")
     ask(con)
     assert con.execute("select unpriced_calls from fleming.serving.spend").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("amount", ["nan", "inf", "-1", "1e308"])
+def test_an_amount_that_cannot_be_charged_is_no_price_for_a_budget(con: Con, priced: MockModel, amount: str) -> None:
+    con.execute("update fleming.model_prices set output_per_million = ?::double where model = 'mock'", [amount])
+    budget(con, 1)
+    with pytest.raises(duckdb.Error, match="cannot count what"):
+        ask(con)
+    assert priced.request_count == 0
 
 
 def test_a_budget_that_is_switched_off_does_nothing(con: Con) -> None:

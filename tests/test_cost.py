@@ -516,3 +516,29 @@ def test_requests_of_two_entities_that_both_answered_have_no_known_cost(con: Con
         )
 
         assert costs(con) == [None]
+
+
+@pytest.mark.parametrize("amount", ["nan", "inf", "-inf", "-1"])
+@pytest.mark.parametrize(
+    "column", ["input_per_million", "output_per_million", "cached_input_per_million", "cache_write_per_million"]
+)
+def test_an_amount_that_cannot_be_charged_is_no_price(con: Con, answers: Any, column: str, amount: str) -> None:
+    answers(openai_reply(counted(1000, 100, cached=600, written=300)))
+    price(con, **{column: float(amount)})
+    price(con, model="m*")
+
+    ask(con)
+
+    assert costs(con) == [None]
+
+
+@pytest.mark.parametrize("amount", ["nan", "inf", "-1"])
+@pytest.mark.parametrize("column", ["per_second", "per_call"])
+def test_an_own_amount_that_cannot_be_charged_is_no_price(con: Con, answers: Any, column: str, amount: str) -> None:
+    answers(openai_reply(counted()))
+    price(con)
+    own_price(con, **{column: float(amount)})
+
+    ask(con)
+
+    assert costs(con) == [None]

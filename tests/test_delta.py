@@ -409,6 +409,108 @@ def test_a_store_restored_from_a_copy_is_not_mixed_with_what_it_exported(
     assert len(exported(lake)) == 2
 
 
+def test_a_copy_that_exports_beside_the_store_is_told_and_loses_nothing(
+    open_store: Open, tmp_path: Path, lake: Path
+) -> None:
+    with open_store() as con:
+        ask(con, "a")
+    shutil.copy(tmp_path / "store.duckdb", tmp_path / "copy.duckdb")
+    with open_store() as con:
+        ask(con, "b")
+        export(con)
+        other = shutil.copy(tmp_path / "copy.duckdb", tmp_path / "aside.duckdb")
+        con.execute("checkpoint fleming")
+        shutil.copy(tmp_path / "store.duckdb", other)
+        with open_store("aside") as copy:
+            ask(copy, "c")
+            export(copy)
+        there = exported(lake)
+
+        ask(con, "d", "e", "f")
+        for _ in range(2):  # and it stays so, though the table is behind what was to be written
+            with pytest.raises(ExportError, match="a copy of it exports there too"):
+                export(con)
+
+        assert exported(lake) == there
+        move(con, tmp_path / "other")
+        export(con)
+        assert exported(tmp_path / "other") == ids(con)
+
+
+def test_a_batch_that_a_copy_writes_at_the_same_moment_is_not_taken_for_ours(lake: Path) -> None:
+    rows = pa.table({"n": [1], "day": ["x"]})
+    first, second = (delta_tables.DeltaTables(str(lake), {}, (), lambda _: False) for _ in range(2))
+    first.append("t", rows, "day", "app", 1, following=0)
+    find = second._find
+
+    def find_and_be_late(table: str) -> DeltaTable | None:
+        found = find(table)
+        second._find = find  # type: ignore[method-assign]
+        first.append("t", rows, "day", "app", 2, following=1)
+        return found
+
+    second._find = find_and_be_late  # type: ignore[method-assign]
+    with pytest.raises(exports.CopiedStoreError):
+        second.append("t", rows, "day", "app", 2, following=1)
+
+    assert DeltaTable(lake / "t").to_pyarrow_table().num_rows == 2
+
+
+@pytest.mark.parametrize("folder", ["la ke", "ü", "a#b", "a?b", "l*e", "{x,y}", "q'u", "+"])
+@pytest.mark.parametrize("is_url", [False, True])
+def test_a_folder_of_any_name_can_be_read(open_store: Open, tmp_path: Path, folder: str, is_url: bool) -> None:
+    place = tmp_path / folder
+    with open_store(location=place) as con:
+        ask(con, "a")
+        export(con)
+        if is_url:  # config_problems refuses some of these, and they work all the same
+            move(con, place.as_uri())
+
+        assert ids(con, "lake.inference") == ids(con)
+
+
+def test_a_place_that_deltalake_panics_at_is_an_error_like_others(open_store: Open, tmp_path: Path) -> None:
+    with open_store(location=tmp_path / "la[1]ke") as con:
+        ask(con, "a")
+
+        with pytest.raises(ExportError, match="cannot be used"):
+            export(con)
+
+        con.execute("delete from fleming.settings where name = 'delta_location'")
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "s3://bucket/lake?sig=hush%2Bhush",
+        "s3://user:hush+hush@bucket/lake",
+        "s3://hush+hush@bucket/lake",
+    ],
+)
+def test_an_error_holds_no_secret_of_the_location(location: str) -> None:
+    options = {"aws_endpoint": "http://127.0.0.1:9", "aws_region": "r", "max_retries": "0", "allow_http": "true"}
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+    tables = delta_tables.DeltaTables(location, {**options, **keys}, (), lambda _: False)
+
+    with pytest.raises(ExportError) as caught:
+        tables.written("inference", "app")
+
+    assert "hush" not in str(caught.value)
+
+
+def test_an_object_store_that_hangs_has_a_deadline_unless_the_options_name_another() -> None:
+    def options(location: str) -> dict[str, str]:
+        return delta_tables.DeltaTables(location, {"TIMEOUT": "5s"}, (), lambda _: False)._options
+
+    assert options("s3://bucket/lake") == {
+        "TIMEOUT": "5s",
+        "connect_timeout": "5s",
+        "max_retries": "3",
+        "retry_timeout": "60s",
+    }
+    assert options("/lake") == options("file:///lake") == {"TIMEOUT": "5s"}
+
+
 def test_tables_that_were_deleted_are_exported_again(open_store: Open, lake: Path) -> None:
     with open_store() as con:
         ask(con, "a")

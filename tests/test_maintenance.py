@@ -14,7 +14,7 @@ from conftest import Con
 
 import fleming_sql
 from fleming_sql.clock import Clock
-from fleming_sql.maintenance.worker import Worker
+from fleming_sql.maintenance.worker import Worker, Workers
 from fleming_sql.testing import MockModel
 from fleming_sql.types import Settings
 
@@ -151,6 +151,61 @@ def test_a_task_that_fails_does_not_keep_others_from_running(start: Start) -> No
     start(fails, works).look(Settings())
 
     assert works.ran.acquire(timeout=PATIENCE_S)
+
+
+def leave() -> str:
+    raise SystemExit(1)
+
+
+def test_what_is_no_exception_does_not_end_the_thread_either(start: Start) -> None:
+    first, second = FakeTask("a", does=leave), FakeTask("b")
+    worker = start(first, second)
+    worker.look(Settings())
+
+    assert second.ran.acquire(timeout=PATIENCE_S)
+    worker.wake("b")
+    assert second.ran.acquire(timeout=PATIENCE_S)
+    assert row(worker)["last_error"] == "SystemExit: 1"
+
+
+def test_a_thread_that_has_ended_is_begun_anew(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = FakeTask()
+    worker = start(task)
+    with monkeypatch.context() as patched:
+        patched.setattr(worker, "_serve", lambda: None)
+        worker.start()
+        thread = worker._thread
+        assert thread is not None
+        thread.join()
+
+    worker.look(Settings())
+
+    assert task.ran.acquire(timeout=PATIENCE_S)
+
+
+def test_a_task_that_hangs_holds_up_those_of_its_own_worker_only(start: Start) -> None:
+    go_on = threading.Event()
+    hanging = FakeTask("a", does=lambda: str(go_on.wait(PATIENCE_S)))
+    workers = Workers(start(hanging), start(FakeTask("b")))
+    workers.look(Settings())
+
+    try:
+        assert workers.run_now("b") == "done"
+        assert {found["task"]: found["runs"] for found in workers.report(Settings())}["a"] == 0
+    finally:
+        go_on.set()
+
+
+def test_a_task_that_is_switched_off_shows_no_error(start: Start) -> None:
+    task = FakeTask(does=broken)
+    worker = start(task)
+    with pytest.raises(ValueError, match="no luck"):
+        worker.run_now("a")
+    assert row(worker)["last_error"] == "ValueError: no luck"
+
+    task.period_s = None
+
+    assert row(worker)["last_error"] is None
 
 
 def test_a_failure_is_shown_and_counted(start: Start) -> None:
@@ -297,7 +352,7 @@ def test_the_thread_ends_with_the_gateway(tmp_path: Path) -> None:
     with fleming_sql.connect(tmp_path / "a.duckdb") as con:
         con.execute("insert into fleming.settings values ('retention_rows', '1000')")
         con.execute("from fleming.serving.maintenance").fetchall()
-        thread = con._session.upkeep.worker._thread
+        threads = maintenance_threads()
 
-    assert thread is not None
-    assert not thread.is_alive()
+    assert threads
+    assert not any(thread.is_alive() for thread in threads)

@@ -34,6 +34,7 @@ def server() -> Iterator[MockModel]:
 def stored(tmp_path: Path, server: MockModel, add_endpoint: AddEndpoint) -> Iterator[Con]:
     """A store in a file with 3,000 calls."""
     with fleming_sql.connect(tmp_path / "w.duckdb", user="ada") as con:
+        con._session.upkeep.worker.close()  # the tests do the packing themselves
         add_endpoint(con, base_url=server.url)
         con.execute(ASK.format(3000)).fetchall()
         yield con

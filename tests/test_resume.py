@@ -107,6 +107,24 @@ def test_what_would_be_answered_differently_is_sent_again(reopen: Open, server: 
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        "update fleming.endpoints set max_concurrency = 8, timeout_ms = 999, max_retries = 9, hedge_after_ms = 500",
+        "update fleming.endpoints set breaker_open_ms = 1, max_logged_bytes = 100000, cache_ttl_seconds = 9999",
+        "insert into fleming.rate_limits (endpoint, calls) values ('chat', 100000)",
+        "insert into fleming.model_prices (provider, model, input_per_million) values ('openai', '*', 1)",
+    ],
+)
+def test_how_calls_are_made_may_change_without_paying_again(reopen: Open, server: MockModel, change: str) -> None:
+    with reopen() as con:
+        ask(con)
+    with reopen() as con:
+        con.execute(change)
+        ask(con)
+    assert len(server.requests) == 20
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         "modelParameters => {'max_tokens': 7}",

@@ -88,6 +88,13 @@ def test_retention_rows_keeps_the_newest(con: Con) -> None:
     assert logged(con) == [8, 9, 10]
 
 
+def test_more_than_there_can_be_keeps_all(con: Con) -> None:
+    log(con, 1, 2, 3)
+    setting(con, retention_rows=1e300, retention_days=1e300)
+
+    assert run(con) == "0 calls removed from the log"
+
+
 def test_gaps_in_the_numbers_do_not_count_as_rows(con: Con) -> None:
     log(con, 1, 2, 50_000, 50_001, 900_000)
     setting(con, retention_rows=3)

@@ -51,6 +51,8 @@ class Connection:
     @property
     def duckdb(self) -> duckdb.DuckDBPyConnection:
         """The bare DuckDB connection."""
+        self._session.unsettle(self._id)
+        self._session.settle()
         return self._con
 
     def cursor(self) -> Connection:

@@ -51,8 +51,8 @@ class Recall:
     def _wanted(self, rows: Sequence[RowCall | None], caller: Caller) -> dict[int, dict[int, bytes]]:
         """Return the request hashes by position, by the time for which an answer may be given again."""
         wanted: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
-        # What is in memory now may have to make room before its row is reached, where room has been short before.
-        is_short = self._gateway.has_dropped_answers
+        # What is in memory now may have to make room before its row is reached.
+        is_short = self._gateway.is_memory_short
         if not is_short and not self._answers.from_earlier:
             return wanted
         for position, row in enumerate(rows):

@@ -167,6 +167,10 @@ class Session:
             self._settling.add(connection_id)
         self._met.add(caller)
 
+    def unsettle(self, connection_id: int) -> None:
+        """Have a connection's records in the table at once: it is used in ways that do not call `settle`."""
+        self._settling.discard(connection_id)
+
     def _caller_of(self, connection_id: int) -> Caller:
         """Return who asks on a connection.
 
@@ -341,8 +345,9 @@ class Session:
         known = self._config.snapshot().endpoints
         if endpoint is not None and endpoint not in known:
             raise ArgumentError("RESOURCE_DOES_NOT_EXIST", unknown_endpoint(endpoint, known))
-        self._engine.call(self.gateway.forget_answers())
-        return self._answers.clear(endpoint)
+        count = self._answers.clear(endpoint)
+        self._engine.call(self.gateway.forget_answers(endpoint))  # after: what is looked up from now on is new
+        return count
 
     def report(self, view: str) -> Sequence[Mapping[str, Any]]:
         """Return the rows of a live view, as of now."""

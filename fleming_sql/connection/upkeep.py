@@ -15,7 +15,7 @@ from fleming_sql.maintenance.delta import DeltaCompaction, DeltaExport, DeltaLak
 from fleming_sql.maintenance.packing import Packing
 from fleming_sql.maintenance.retention import Compaction, Retention
 from fleming_sql.maintenance.webhooks import Webhooks
-from fleming_sql.maintenance.worker import Task, Worker
+from fleming_sql.maintenance.worker import Task, Worker, Workers
 from fleming_sql.store.alerts import AlertStore
 from fleming_sql.store.config import ConfigReader
 from fleming_sql.store.exports import ExportStore
@@ -60,16 +60,16 @@ class Upkeep:
             lambda: self.worker.wake(AlertBoard.name),
         )
         tasks: list[Task] = [
-            self.export,
-            DeltaCompaction(exports, place),
-            DeltaVacuum(exports, place),
             Retention(trimmer, clock),
             Compaction(trimmer, is_busy, clock),
             self.alerts,
         ]
         if not in_memory:
             tasks.append(Packing(LogPacker(open_cursor), is_busy, clock))
-        self.worker = Worker(tasks, self._settings, clock)
+        delta: list[Task] = [self.export, DeltaCompaction(exports, place), DeltaVacuum(exports, place)]
+        # A thread of their own: an object store may hang, and alerts and retention are not to wait for it.
+        self._delta = Worker(delta, self._settings, clock)
+        self.worker = Workers(Worker(tasks, self._settings, clock), self._delta)
 
     def look(self, snapshot: Snapshot) -> None:
         """Take over a configuration that may have changed. Called for each statement, so it is quick."""
@@ -92,9 +92,14 @@ class Upkeep:
         return self._lake.query(table, self._config.snapshot().settings)
 
     def finish(self) -> None:
-        """Raise the last alerts and export the last records, within bounds; the thread has ended before."""
+        """Raise the last alerts and export the last records, within bounds; the threads have ended before.
+
+        Where the thread of the export hangs, another try would hang too: what is left is exported at the next start.
+        """
         with suppress(duckdb.Error):  # the connection was closed, and the store with it
             self.alerts.close()
+        if self._delta.hangs:
+            return
         with suppress(duckdb.Error):
             self.export.finish(self._config.snapshot().settings)
 

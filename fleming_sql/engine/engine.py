@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine, Hashable, Iterator
@@ -13,6 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 from fleming_sql.engine.collector import QuietCollector
 from fleming_sql.errors import GatewayClosed
 
+_LOGGER: Final = logging.getLogger("fleming_sql")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -198,7 +200,10 @@ class Engine:
         while True:
             await asyncio.sleep(self._tick_s)
             self._collector.settle()
-            await asyncio.to_thread(self._tick)
+            try:
+                await asyncio.to_thread(self._tick)
+            except Exception as error:
+                _LOGGER.debug("the tick of the engine failed", exc_info=error)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

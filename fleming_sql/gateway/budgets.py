@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Final
 
 from fleming_sql.clock import Clock
 from fleming_sql.policies.access import Identity, identify
 from fleming_sql.policies.budgets import CounterKey, Foresight, Met, Span, key_of, met, window_of
-from fleming_sql.policies.pricing import cost_of
+from fleming_sql.policies.pricing import DEFAULT_TIER, cost_of, tiers_of
 from fleming_sql.policies.tokens import Tokens
 from fleming_sql.types import (
     AnsweredRequest,
@@ -41,6 +42,7 @@ _LONGEST_ANSWER: Final = 131_072
 """Tokens: what the models of today answer with at most."""
 _USUAL_S: Final = 10.0
 _CALLERS_KEPT: Final = 1024
+_TIDY_FROM: Final = 1000
 
 
 class BudgetRefused(Exception):
@@ -78,15 +80,23 @@ class Estimate:
     most: float | None
     """What to reserve; None where a served entity has no known price."""
     usual: float = 0.0
-    """What to count for a request that may have been billed but was not answered."""
+    """What to count for a request that may have been billed, and whose cost is not known."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+_UNKNOWN: Final = Estimate(None)
+
+
+@dataclass(slots=True, eq=False)
 class Reservation:
-    """What is held for a call under way."""
+    """What is held for a call under way, and what it takes to hold it for a budget that is made meanwhile."""
 
-    counters: tuple[_Counter, ...]
-    estimate: Estimate
+    endpoint: str
+    caller: Caller
+    usage_context: Mapping[str, str]
+    foresee: Callable[[], Estimate] | None
+    """Says what the call may cost; None where `estimate` does."""
+    estimate: Estimate = _UNKNOWN
+    counters: tuple[_Counter, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -122,6 +132,8 @@ class Ledger:
         self._labelled: tuple[Budget, ...] = ()
         self._tokens: dict[str, Foresight] = {}
         self._seconds: dict[str, Foresight] = {}
+        self._under_way: set[Reservation] = set()
+        self._tidy_at = _TIDY_FROM
 
     @property
     def is_empty(self) -> bool:
@@ -154,6 +166,9 @@ class Ledger:
             key = key_of(row.budget)
             if key in by_key and key not in before:
                 self._counter(row.budget, row.subject).spent_usd = row.spent_usd
+        if by_key:
+            for reservation in self._under_way:
+                self._hold(reservation, before)
         for counter in list(self._counters.values()):
             self._tell(counter)
             self._pump(counter)
@@ -166,6 +181,7 @@ class Ledger:
         Raises:
             BudgetRefused: One that blocks is used up, or cannot count what the call will cost.
         """
+        self._forget_idle()
         asking = _Asking(endpoint, caller, usage_context, estimate, asyncio.get_running_loop().create_future())
         found = self._look(asking, is_new=True)
         if isinstance(found, Reservation):
@@ -178,25 +194,34 @@ class Ledger:
                 self.release(asking.admitted.result())
             raise
 
-    def estimate(self, endpoint: Endpoint, tokens: Tokens, answers: int) -> Estimate:
+    def begin(
+        self, endpoint: str, caller: Caller, usage_context: Mapping[str, str], foresee: Callable[[], Estimate]
+    ) -> Reservation:
+        """Take down a call while there are no budgets, for those that are made before it ends."""
+        reservation = Reservation(endpoint, caller, usage_context, foresee)
+        self._under_way.add(reservation)
+        return reservation
+
+    def estimate(self, endpoint: Endpoint, tokens: Tokens, answers: int, *, any_tier: bool = False) -> Estimate:
         """Return what a call may cost.
 
         Args:
             endpoint: The dearest of its entities counts.
             tokens: Of the prompt, and of the answer where that is bounded.
             answers: How many may come for it.
+            any_tier: Whether the call asks for a service tier; the dearest counts, since which it gets is not known.
         """
         words, time = self._foresight(endpoint)
-        most = self._dearest(
-            endpoint, tokens.prompt, tokens.answer if tokens.is_bounded else words.at_most, time.at_most
-        )
-        usual = self._dearest(
-            endpoint, tokens.prompt, tokens.answer if tokens.is_bounded else words.expected, time.expected
-        )
+        at_most, expected = (tokens.answer, tokens.answer) if tokens.is_bounded else (words.at_most, words.expected)
+        most = self._dearest(endpoint, tokens.prompt, at_most, time.at_most, any_tier=any_tier)
+        usual = self._dearest(endpoint, tokens.prompt, expected, time.expected, any_tier=any_tier)
         return Estimate(None) if most is None or usual is None else Estimate(answers * most, usual)
 
     def settle(self, reservation: Reservation, record: CallRecord, facts: CallFacts) -> None:
         """Count what a call cost in the place of what was reserved for it."""
+        if not reservation.counters and not self._snapshot.budgets:
+            self._under_way.discard(reservation)
+            return
         unanswered = sum(1 for attempt in record.attempts if _may_be_billed(attempt.error_code, attempt.status_code))
         spent_usd = reservation.estimate.usual * unanswered
         took_s = {attempt.attempt_id: attempt.duration_ms / 1000 for attempt in record.attempts}
@@ -207,7 +232,8 @@ class Ledger:
                 words, time = self._foresight(facts.endpoint)
                 words.add(usage.output_tokens or 0)
                 time.add(seconds)
-            spent_usd += self._cost(answered.entity, usage, seconds) or 0.0
+            cost = self._cost(answered.entity, usage, seconds)
+            spent_usd += reservation.estimate.usual if cost is None else cost
         self._settle(reservation, spent_usd)
 
     def release(self, reservation: Reservation) -> None:
@@ -215,6 +241,7 @@ class Ledger:
         self._settle(reservation, 0.0)
 
     def _settle(self, reservation: Reservation, spent_usd: float) -> None:
+        self._under_way.discard(reservation)
         for counter in reservation.counters:
             counter.under_way -= 1
             counter.reserved_usd -= reservation.estimate.most or 0.0
@@ -268,12 +295,25 @@ class Ledger:
                 waits_for = counter
         if waits_for is not None:
             return waits_for
+        reservation = Reservation(asking.endpoint, asking.caller, asking.usage_context, None, asking.estimate)
+        self._take(reservation, counters)
+        self._under_way.add(reservation)
+        return reservation
+
+    def _hold(self, reservation: Reservation, before: Container[CounterKey]) -> None:
+        """Reserve for a call under way what it may take of budgets that there were not before."""
+        budgets = [found for found in self._budgets_of(reservation) if key_of(found.budget) not in before]
+        if budgets and reservation.foresee is not None:
+            reservation.estimate, reservation.foresee = reservation.foresee(), None
+        self._take(reservation, dict.fromkeys(self._counter(found.budget, found.subject) for found in budgets))
+
+    def _take(self, reservation: Reservation, counters: Iterable[_Counter]) -> None:
         for counter in counters:
             counter.under_way += 1
-            counter.reserved_usd += most
-        return Reservation(tuple(counters), asking.estimate)
+            counter.reserved_usd += reservation.estimate.most or 0.0
+            reservation.counters += (counter,)
 
-    def _budgets_of(self, asking: _Asking) -> tuple[Met, ...]:
+    def _budgets_of(self, asking: _Asking | Reservation) -> tuple[Met, ...]:
         known = self._met.get((asking.caller, asking.endpoint))
         if known is None:
             if len(self._met) >= _CALLERS_KEPT:
@@ -295,6 +335,21 @@ class Ledger:
             counter = self._counters[key, subject] = _Counter(key, subject, span)
         return counter
 
+    def _forget_idle(self) -> None:
+        """Drop the counters that hold nothing, or of a window that has ended, once they are many.
+
+        Not while counters are looked at: one that was just made holds nothing yet.
+        """
+        if len(self._counters) < self._tidy_at:
+            return
+        self._now = max(self._now, self._clock.now())
+        self._counters = {
+            at: counter
+            for at, counter in self._counters.items()
+            if counter.under_way or counter.is_waited_for() or (counter.spent_usd > 0 and self._now < counter.span.end)
+        }
+        self._tidy_at = max(_TIDY_FROM, 2 * len(self._counters))
+
     def _tell(self, counter: _Counter) -> None:
         """Say so, once, where a budget is used up."""
         for budget in self._by_key.get(counter.key, ()):
@@ -310,14 +365,25 @@ class Ledger:
             self._seconds[endpoint.name] = Foresight(_USUAL_S, endpoint.timeout_ms / 1000)
         return words, self._seconds[endpoint.name]
 
-    def _dearest(self, endpoint: Endpoint, prompt: float, answer: float, seconds: float) -> float | None:
+    def _dearest(
+        self, endpoint: Endpoint, prompt: float, answer: float, seconds: float, *, any_tier: bool
+    ) -> float | None:
         usage = Usage(input_tokens=round(prompt), output_tokens=round(answer))
         costs = [self._cost(entity, usage, seconds) for entity in endpoint.entities]
         known = [cost for cost in costs if cost is not None]
-        return max(known) if known and len(known) == len(costs) else None
+        if not known or len(known) < len(costs):
+            return None
+        if any_tier:
+            for entity in endpoint.entities:
+                for tier in tiers_of(self._snapshot, entity) - {DEFAULT_TIER}:
+                    cost = self._cost(entity, replace(usage, service_tier=tier), seconds)
+                    if cost is not None:
+                        known.append(cost)
+        return max(known)
 
     def _cost(self, entity: ServedEntity, usage: Usage, seconds: float) -> float | None:
-        return cost_of(self._snapshot, entity, usage, seconds, self._clock.now())
+        cost = cost_of(self._snapshot, entity, usage, seconds, self._clock.now())
+        return cost if cost is not None and isfinite(cost) and cost >= 0 else None
 
 
 def _may_be_billed(error_code: str | None, status_code: int) -> bool:

@@ -12,13 +12,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
 from fleming_sql.errors import CallError
-from fleming_sql.gateway.budgets import BudgetRefused, Ledger
+from fleming_sql.gateway.budgets import BudgetRefused, Estimate, Ledger
 from fleming_sql.gateway.delivery import Delivery
 from fleming_sql.gateway.limiter import Admission, LimitReached, RateLimiter
 from fleming_sql.gateway.plan import CallInput, Plan, Statement
@@ -29,7 +30,7 @@ from fleming_sql.policies.answers import AnswerMismatch
 from fleming_sql.policies.fallbacks import Tries
 from fleming_sql.policies.parameters import is_reusable
 from fleming_sql.policies.requests import BadRequest, Prompt, read_request
-from fleming_sql.policies.tokens import Tokens, UsualAnswer, estimate_tokens, longest_answer
+from fleming_sql.policies.tokens import Tokens, UsualAnswer, estimate_tokens, longest_answer, longest_prompt
 from fleming_sql.providers import ProviderRegistry
 from fleming_sql.tokenizer import TokenCounter
 from fleming_sql.transport import Transport
@@ -82,6 +83,7 @@ class Gateway:
         self._transport = transport
         self._reuse = ReuseCache(clock.monotonic)
         self.counter = TokenCounter()
+        self._cleared_at: dict[str | None, datetime] = {}
         self._usual_answers: dict[str, UsualAnswer] = {}
         self.ledger = Ledger(clock, on_used_up)
         self.limiter = RateLimiter(clock)
@@ -145,12 +147,13 @@ class Gateway:
         return self._reuse.knows(key)
 
     @property
-    def has_dropped_answers(self) -> bool:
-        """Whether answers of this process had to be dropped from memory."""
-        return self._reuse.has_dropped
+    def is_memory_short(self) -> bool:
+        """Whether an answer in memory may have to make room soon."""
+        return self._reuse.is_short
 
-    async def forget_answers(self) -> None:
-        """Drop the answers that are kept in memory."""
+    async def forget_answers(self, endpoint: str | None) -> None:
+        """Give no answer of an endpoint again that was made before now; None for all endpoints."""
+        self._cleared_at[endpoint] = self._clock.now()
         self._reuse.clear()
 
     async def _call(
@@ -198,7 +201,7 @@ class Gateway:
     def _revived(self, endpoint: Endpoint, prompt: Prompt, key: bytes, stored: StoredAnswer | None) -> Reusable | None:
         """Return an answer from the log as it was when it came, None where it cannot be read any more."""
         entity = next((e for e in endpoint.entities if stored and e.id == stored.served_entity_id), None)
-        if stored is None or entity is None:
+        if stored is None or entity is None or self._is_cleared(endpoint, stored):
             return None
         try:
             answer = self._providers.get(entity.provider).decode(prompt.request, jsontext.loads(stored.response_body))
@@ -209,6 +212,11 @@ class Gateway:
         age_s = (self._clock.now() - stored.request_time).total_seconds()
         self._reuse.keep(key, float(endpoint.cache_ttl_seconds or 0) - max(0.0, age_s), made)
         return made
+
+    def _is_cleared(self, endpoint: Endpoint, stored: StoredAnswer) -> bool:
+        """Return whether the answer was looked up before, but is not to be given again since."""
+        times = [self._cleared_at[name] for name in (endpoint.name, None) if name in self._cleared_at]
+        return any(stored.request_time <= time for time in times)
 
     async def _make(self, plan: Plan, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress) -> Reusable:
         admission = await self._admit(endpoint, prompt, progress)
@@ -238,17 +246,27 @@ class Gateway:
         Raises:
             CallError: One of them is used up.
         """
-        tokens = self._expected(endpoint, prompt, exact=False)
+        asked = endpoint.name, progress.caller, progress.usage_context
+        if self.ledger.is_empty:
+            progress.reservation = self.ledger.begin(*asked, partial(self._estimate, endpoint, prompt))
+            return
+        try:
+            progress.reservation = await progress.limited(self.ledger.admit(*asked, self._estimate(endpoint, prompt)))
+        except BudgetRefused as refused:
+            raise _over_budget(endpoint, refused, progress.request_id) from None
+
+    def _estimate(self, endpoint: Endpoint, prompt: Prompt) -> Estimate:
+        """Return what a call may cost."""
+        expected = self._expected(endpoint, prompt, exact=False)
+        tokens = replace(expected, prompt=max(expected.prompt, longest_prompt(prompt.request)))
         hedges = endpoint.hedge_after_ms is not None or endpoint.hedge_percentile is not None
         # An answer that does not fit the asked-for format is paid, and asked for once more.
         answers = 1 + hedges + (prompt.request.response_format is not None)
-        estimate = self.ledger.estimate(endpoint, tokens, answers)
-        try:
-            progress.reservation = await progress.limited(
-                self.ledger.admit(endpoint.name, progress.caller, progress.usage_context, estimate)
-            )
-        except BudgetRefused as refused:
-            raise _over_budget(endpoint, refused, progress.request_id) from None
+        if endpoint.retry_on_timeout:  # each attempt may be billed
+            answers += max(endpoint.max_retries, len(endpoint.entities) - 1)
+        parameters = (prompt.request.parameters, *(entity.parameters for entity in endpoint.entities))
+        any_tier = any("service_tier" in named for named in parameters)
+        return self.ledger.estimate(endpoint, tokens, answers, any_tier=any_tier)
 
     async def _admit(self, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress) -> Admission | None:
         """Wait for the budgets and the rate limits that the caller meets; None where there are no limits.
@@ -257,8 +275,7 @@ class Gateway:
             CallError: A budget is used up, or a limit has no room and the call may not wait.
         """
         # Not before reuse: an answer that was given before costs nothing, so it is within every budget.
-        if not self.ledger.is_empty:
-            await self._reserve(endpoint, prompt, progress)
+        await self._reserve(endpoint, prompt, progress)
         needed = progress.access.requirements
         if not needed and endpoint.routing != "least_cost":
             return None

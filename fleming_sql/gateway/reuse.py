@@ -39,8 +39,7 @@ class ReuseCache:
         self._kept: OrderedDict[bytes, tuple[float, Reusable]] = OrderedDict()
         self._under_way: dict[bytes, asyncio.Future[Reusable]] = {}
         self._cleared = 0
-        self.has_dropped = False
-        """Whether an answer had to make room whose time was not over."""
+        self._has_dropped = False
 
     def get(self, key: bytes) -> Reusable | None:
         """Return the kept answer, None if there is none or its time is over."""
@@ -104,6 +103,11 @@ class ReuseCache:
         """Return whether an answer is kept, be its time over or not. Any thread may ask."""
         return key in self._kept
 
+    @property
+    def is_short(self) -> bool:
+        """Whether an answer that is kept may have to make room soon. Any thread may ask."""
+        return self._has_dropped or 2 * self._bytes > self._max_bytes
+
     def clear(self) -> None:
         """Forget all answers; those on their way are not kept."""
         self._cleared += 1
@@ -113,7 +117,7 @@ class ReuseCache:
     def keep(self, key: bytes, ttl_s: float, made: Reusable) -> None:
         """Keep an answer for a time."""
         size = _size(made)
-        self.has_dropped = self.has_dropped or size > self._max_bytes
+        self._has_dropped = self._has_dropped or size > self._max_bytes
         if ttl_s <= 0 or size > self._max_bytes:
             return
         if key in self._kept:
@@ -121,7 +125,7 @@ class ReuseCache:
         self._kept[key] = (self._monotonic() + ttl_s, made)
         self._bytes += size
         while self._bytes > self._max_bytes:
-            self.has_dropped = True
+            self._has_dropped = True
             self._drop(next(iter(self._kept)))
 
     def _drop(self, key: bytes) -> None:

@@ -86,6 +86,8 @@ class AlertBoard:
         self._wake = wake
         self._rules: tuple[AlertRule, ...] = ()
         self._looks: dict[str, _Look] = {}
+        self._failing: dict[str, str] = {}
+        """What is wrong with the queries whose latest look failed, by name."""
         self._has_read = False
         self._holding: set[str] = set()
         """Names of the queries whose alert has not ended, once they are read from the store."""
@@ -120,7 +122,7 @@ class AlertBoard:
         """Write what waits to be written, and ask the queries that are due and have new calls to look at.
 
         Raises:
-            ConfigError: Queries failed, with their names; the others were asked.
+            ConfigError: Queries fail, with their names, now or when they were asked last; the others were asked.
             duckdb.Error: The store could not be written; it is tried again.
         """
         self._stopped.clear()
@@ -133,17 +135,23 @@ class AlertBoard:
         for name in self._holding - {rule.name for rule in rules}:
             self._end(name)
         last_seq = self._store.last_seq()
-        asked, failures = 0, []
+        for name in self._failing.keys() - {rule.name for rule in rules}:
+            del self._failing[name]
+        asked = 0
         for rule in rules:
             if self._stopped.is_set() or not self._is_due(rule, last_seq):
                 continue
             asked += 1
             try:
                 raised += self._look(rule, last_seq)
+                self._failing.pop(rule.name, None)
             except ConfigError as error:
-                failures.append(f'alert "{rule.name}": {error} (table fleming.alerts, row {rule.name}, column query)')
-        if failures and not self._stopped.is_set():
-            raise ConfigError("; ".join(failures))
+                if not self._stopped.is_set():
+                    self._failing[rule.name] = (
+                        f'alert "{rule.name}": {error} (table fleming.alerts, row {rule.name}, column query)'
+                    )
+        if self._failing and not self._stopped.is_set():
+            raise ConfigError("; ".join(text for _, text in sorted(self._failing.items())))
         return f"{asked} queries asked, {raised} alerts raised, {len(self._holding)} hold"
 
     def stop(self) -> None:
@@ -249,7 +257,7 @@ class AlertBoard:
         for listener in self._listeners:
             try:
                 listener(alert)
-            except Exception:
+            except BaseException:  # sys.exit() too: whatever a listener fails by must not end the thread
                 _LOGGER.exception("on_alert failed for the alert %s", alert.name)
 
 

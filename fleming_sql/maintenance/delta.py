@@ -23,7 +23,15 @@ import pyarrow as pa
 from fleming_sql.clock import Clock
 from fleming_sql.credentials import CredentialResolver, secret_reference
 from fleming_sql.errors import ExportError
-from fleming_sql.store.exports import ENTITIES, LOG_TABLES, PARTITIONS, ExportStore, Progress, lake_query
+from fleming_sql.store.exports import (
+    ENTITIES,
+    LOG_TABLES,
+    PARTITIONS,
+    CopiedStoreError,
+    ExportStore,
+    Progress,
+    lake_query,
+)
 from fleming_sql.types import Credential, Settings
 
 if TYPE_CHECKING:
@@ -176,7 +184,7 @@ class DeltaExport:
     def _run_or_warn(self, settings: Settings) -> None:
         try:
             self.run(settings)
-        except Exception as error:  # noqa: BLE001  closing goes on whatever it fails by; the store may be closed by now
+        except BaseException as error:  # noqa: BLE001  closing goes on whatever it fails by, a closed store too
             _LOGGER.warning("the last export failed, what is left is exported at the next start: %s", error)
 
     def _forget(self, location: str | None) -> None:
@@ -204,11 +212,21 @@ class DeltaExport:
         rows = self._store.rows(table, first, end)
         self._store.note(table, tables.location, first, end, rows.num_rows, exported=rows.num_rows == 0)
         if rows.num_rows:
-            tables.append(table, rows, PARTITIONS[table], app_id, end, following=state.written)
+            try:
+                tables.append(table, rows, PARTITIONS[table], app_id, end, following=state.written)
+            except CopiedStoreError:
+                self._disown(table, tables.location, state.written)
+                raise
             state.written = end
         self._store.mark(table, tables.location, end)
         state.exported = end
         return rows.num_rows
+
+    def _disown(self, table: str, location: str, after: int) -> None:
+        """Have the notes say that nothing was exported after a call, so that the next run does not take it for ours."""
+        self._store.forget(table, location, after)
+        if self._store.progress(table, location).noted is None:
+            self._store.note(table, location, 0, after, 0, exported=True)
 
     def _resume(self, tables: DeltaTables, table: str, written: int | None) -> _State:
         """Return how far a table has come by itself, and set the store's notes right.
@@ -219,12 +237,7 @@ class DeltaExport:
         progress = self._store.progress(table, tables.location)
         after = resume_after(progress, written, self._store.last_seq())
         if after is None:
-            there = max(written or 0, progress.exported)
-            raise ExportError(
-                f"the Delta table {table} at {tables.location} has calls of this store up to number {there}, which it "
-                "does not know of: it was restored from a copy, its log was emptied, or a copy of it exports there "
-                "too. Set delta_location in fleming.settings to another place, which gets all that the store has"
-            )
+            raise CopiedStoreError(table, tables.shown, max(written or 0, progress.exported))
         if written is not None and progress.noted is None:
             self._store.note(table, tables.location, 1, written, None, exported=True)
         self._store.forget(table, tables.location, after)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+from uuid import uuid4
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
@@ -19,6 +21,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.schema import PrimitiveType
 
 from fleming_sql.errors import ExportError
+from fleming_sql.store.exports import CopiedStoreError
 
 TRIES: Final = 10
 """How often a commit is tried anew on the table as it is by then, with a growing wait between."""
@@ -30,6 +33,13 @@ _SECRET_OPTION: Final = re.compile(r"secret|key|token|password|sas|credential", 
 _PROPERTIES: Final = {"delta.enableDeletionVectors": "false"}  # many readers cannot read tables that have them
 _INSTANT: Final = pa.timestamp("us", "UTC")
 _DELTA_INSTANT: Final = PrimitiveType("timestamp")
+_PATIENCE: Final = {"connect_timeout": "5s", "timeout": "30s", "max_retries": "3", "retry_timeout": "60s"}
+"""For an object store where the options say nothing else: one that hangs is an error after about a minute."""
+_BATCH: Final = "fleming-sql-batch"
+"""Key of the commit's metadata that tells one try to append a batch from that of a copy of the store."""
+_LEAST_SECRET: Final = 4
+"""Characters; a shorter value of a query string is no secret, and may be part of any word."""
+_FAILURES: Final = (DeltaError, OSError, ValueError, pa.ArrowException)
 
 
 class DeltaTables:
@@ -49,9 +59,15 @@ class DeltaTables:
         self, location: str, options: Mapping[str, str], secrets: Iterable[str], wait: Callable[[float], bool]
     ) -> None:
         self.location = location
+        self.shown, hidden = _without_userinfo_and_query(location)
+        """The location without what may be a secret."""
+        self._is_local = not _SCHEME.match(location) or location.lower().startswith("file:")
         self._options = dict(options)
+        if not self._is_local and not location.startswith("memory:"):
+            given = {key.lower() for key in options}
+            self._options |= {key: value for key, value in _PATIENCE.items() if key not in given}
         plain = (value for key, value in options.items() if _SECRET_OPTION.search(key))
-        self._secrets = sorted({*filter(None, secrets), *filter(None, plain)}, key=len, reverse=True)
+        self._secrets = sorted({*filter(None, secrets), *filter(None, plain), *hidden}, key=len, reverse=True)
         self._wait = wait
         self.conflicts = 0
         """Tries that met a commit of another writer."""
@@ -72,19 +88,32 @@ class DeltaTables:
             version: Of the transaction.
             following: Version of the application's last transaction, 0 without any; a table that does not have it was
                 deleted or set back meanwhile, and gets nothing.
+
+        Raises:
+            CopiedStoreError: Somebody else has written as this application.
         """
-        commit = CommitProperties(app_transactions=[Transaction(app_id, version)], max_commit_retries=COMMIT_RETRIES)
+        batch = str(uuid4())
+        commit = CommitProperties(
+            app_transactions=[Transaction(app_id, version)],
+            max_commit_retries=COMMIT_RETRIES,
+            custom_metadata={_BATCH: batch},
+        )
+        tried_on: list[int] = []
 
         def attempt() -> None:
             found = self._find(table)
             written = (found and found.transaction_version(app_id)) or 0
+            if found and tried_on and written == version and _has_commit(found, batch, tried_on[0]):
+                return  # the try failed after its commit
             if written < following:
                 raise ExportError(
-                    f"the Delta table {table} at {self.location} was deleted or set back to an earlier state; what it "
+                    f"the Delta table {table} at {self.shown} was deleted or set back to an earlier state; what it "
                     "lacks is exported again"
                 )
-            if written < version:
-                self._write(table, found, rows, partition, commit)
+            if written > following:
+                raise CopiedStoreError(table, self.shown, written)
+            tried_on.append(-1 if found is None else found.version())
+            self._write(table, found, rows, partition, commit)
 
         self._commit(attempt)
 
@@ -135,7 +164,8 @@ class DeltaTables:
         if found is None:
             return (), ()
         with self._explained():
-            return found.file_uris(), [field.name for field in found.schema().fields if field.type == _DELTA_INSTANT]
+            files = [unquote(file) for file in found.file_uris()] if self._is_local else found.file_uris()
+            return files, [field.name for field in found.schema().fields if field.type == _DELTA_INSTANT]
 
     def _uri(self, table: str) -> str:
         if _SCHEME.match(self.location):
@@ -190,9 +220,11 @@ class DeltaTables:
     def _explained(self, settings: str = "rows delta_location and delta_storage_options") -> Iterator[None]:
         try:
             yield
-        except (DeltaError, OSError, ValueError, pa.ArrowException) as error:
+        except BaseException as error:
+            if not isinstance(error, _FAILURES) and not _is_panic(error):
+                raise
             raise ExportError(
-                f"the Delta tables at {self.location} cannot be used: {self._without_secrets(str(error))} "
+                f"the Delta tables at {self.shown} cannot be used: {self._without_secrets(str(error))} "
                 f"(table fleming.settings, {settings})"
             ) from None
 
@@ -200,6 +232,31 @@ class DeltaTables:
         for secret in self._secrets:
             text = text.replace(secret, "…")
         return " ".join(_COLOUR.sub("", text).split())
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Return whether deltalake gave up: that exception is no `Exception`, and nothing to import."""
+    return type(error).__module__ == "pyo3_runtime"
+
+
+def _has_commit(table: DeltaTable, batch: str, after: int) -> bool:
+    """Return whether one of the versions after another one is the commit of a batch."""
+    return any(commit.get(_BATCH) == batch for commit in table.history(max(1, table.version() - after)))
+
+
+def _without_userinfo_and_query(location: str) -> tuple[str, set[str]]:
+    """Return a location without what may be a secret, and what that is, as it may stand in an error text."""
+    if not _SCHEME.match(location) or location.lower().startswith("file:"):
+        return location, set()
+    try:
+        parts = urlsplit(location)
+    except ValueError:  # such as http://[
+        return location.partition("?")[0].rpartition("@")[2], {location}
+    userinfo, _, host = parts.netloc.rpartition("@")
+    hidden = {userinfo, userinfo.partition(":")[2], parts.query, parts.fragment}
+    hidden |= {value for _, value in parse_qsl(parts.query)}
+    spelt = {text for secret in hidden for text in (secret, unquote(secret), quote(secret), quote(secret, safe=""))}
+    return urlunsplit((parts.scheme, host, parts.path, "", "")), {text for text in spelt if len(text) >= _LEAST_SECRET}
 
 
 def _plain(rows: pa.Table) -> pa.Table:

@@ -12,6 +12,9 @@ from fleming_sql.store.retention import LogTrimmer
 from fleming_sql.types import Settings
 
 _MEGABYTE: Final = 1e6
+_MOST_DAYS: Final = 36_500
+_MOST_ROWS: Final = 1e15
+"""What is more is a problem of the settings, and counts as this."""
 _LOOK_S: Final = 1.0
 """How often it is looked for a moment without a statement; each checkpoint in vain doubles it."""
 
@@ -45,10 +48,10 @@ class Retention:
         last = self._trimmer.last_removable(settings.delta_location)
         removed = 0
         if settings.retention_days is not None:
-            oldest = self._clock.now().replace(tzinfo=None) - timedelta(days=settings.retention_days)
+            oldest = self._clock.now().replace(tzinfo=None) - timedelta(days=min(settings.retention_days, _MOST_DAYS))
             removed += self._all(lambda: self._trimmer.remove_before(oldest, last))
         if settings.retention_rows is not None:
-            kept = int(settings.retention_rows)
+            kept = int(min(settings.retention_rows, _MOST_ROWS))
             removed += self._all(lambda: self._trimmer.remove_beyond(kept, last))
         return f"{removed} calls removed from the log"
 

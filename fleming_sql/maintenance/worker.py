@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -100,6 +100,11 @@ class Worker:
         self._last_seen: Settings | None = None
 
     @property
+    def names(self) -> Collection[str]:
+        """The names of the tasks."""
+        return self._tasks.keys()
+
+    @property
     def foreign(self) -> bool:
         """Whether this is a process forked off the one that made the worker; another thread may hold its locks."""
         return os.getpid() != self._pid
@@ -107,11 +112,16 @@ class Worker:
     @property
     def started(self) -> bool:
         """Whether there is a thread."""
-        return self._thread is not None
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a task goes on though the worker was closed."""
+        return self._closed and self.started
 
     def look(self, settings: Settings) -> None:
         """Start the thread if these settings have a task to do. Called for each statement, so it is quick."""
-        if self._thread is None and any(task.every_s(settings) is not None for task in self._tasks.values()):
+        if not self.started and any(task.every_s(settings) is not None for task in self._tasks.values()):
             self.start()
 
     def start(self) -> None:
@@ -174,7 +184,7 @@ class Worker:
                     "last_started": _text(state.last_started),
                     "last_ended": _text(state.last_ended),
                     "last_result": state.last_result,
-                    "last_error": state.last_error,
+                    "last_error": None if every_s is None else state.last_error,
                     "runs": state.runs,
                     "failures": state.failures,
                     "next_in_s": None if every_s is None else max(0.0, _due(state, every_s, now) - now),
@@ -184,7 +194,7 @@ class Worker:
             ]
 
     def _start_locked(self) -> None:
-        if self._thread is None and not self._closed:
+        if not self.started and not self._closed:
             self._thread = threading.Thread(target=self._serve, name="fleming-sql-maintenance", daemon=True)
             self._thread.start()
 
@@ -197,13 +207,13 @@ class Worker:
                 continue
             try:
                 self._run(task, settings)
-            except Exception as error:  # noqa: BLE001  whatever one task fails by must not end the others
+            except BaseException as error:  # noqa: BLE001  whatever one task fails by must not end the others
                 self._tell(task, error)
 
     def _current_settings(self) -> Settings | None:
         try:
             self._last_seen = self._settings()
-        except Exception as error:  # noqa: BLE001  the connection may be closed, or the store busy: looked at again
+        except BaseException as error:  # noqa: BLE001  the connection may be closed, or the store busy: looked at again
             _LOGGER.debug("the settings cannot be read for maintenance: %s", error)
         return self._last_seen
 
@@ -234,7 +244,7 @@ class Worker:
             result = error = None
             try:
                 result = task.run(settings)
-            except Exception as failure:
+            except BaseException as failure:
                 error = f"{type(failure).__name__}: {failure}"
                 raise
             finally:
@@ -263,12 +273,60 @@ class Worker:
                 state.told = None
             self._current = None
 
-    def _tell(self, task: Task, error: Exception) -> None:
+    def _tell(self, task: Task, error: BaseException) -> None:
         """Log a failure that is not the same as the one before; it is in `serving.maintenance` until a run succeeds."""
         state = self._states[task.name]
         if not self._closed and state.last_error != state.told:
             state.told = state.last_error
             _LOGGER.warning("the maintenance task %s failed and is tried again: %s", task.name, error)
+
+
+class Workers:
+    """Several workers that are used as one: a task that hangs holds up the others of its worker only.
+
+    Args:
+        workers: Which ones; no two have a task of the same name.
+    """
+
+    def __init__(self, *workers: Worker) -> None:
+        self._workers = workers
+        self._of = {name: worker for worker in workers for name in worker.names}
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a thread."""
+        return any(worker.started for worker in self._workers)
+
+    def look(self, settings: Settings) -> None:
+        """Start the threads that have a task to do by these settings. Called for each statement, so it is quick."""
+        for worker in self._workers:
+            worker.look(settings)
+
+    def wake(self, name: str) -> None:
+        """Have a task done as soon as possible; return at once. Any thread may call it, the event loop's too.
+
+        Raises:
+            KeyError: There is no such task.
+        """
+        self._of[name].wake(name)
+
+    def run_now(self, name: str) -> str:
+        """Do a task in the calling thread, after the one that is under way; return in a sentence what was done.
+
+        Raises:
+            KeyError: There is no such task.
+            Exception: It failed, as `Task.run` says.
+        """
+        return self._of[name].run_now(name)
+
+    def close(self) -> None:
+        """End the threads; tasks under way are broken off. A second close does nothing."""
+        for worker in self._workers:
+            worker.close()
+
+    def report(self, settings: Settings) -> list[Mapping[str, Any]]:
+        """Return the rows of `serving.maintenance`: one for each task, as of now."""
+        return [row for worker in self._workers for row in worker.report(settings)]
 
 
 def _due(state: _State, every_s: float, now: float) -> float:

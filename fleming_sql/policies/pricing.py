@@ -23,6 +23,12 @@ def tier_of(service_tier: str | None) -> str:
     return DEFAULT_TIER if tier in _NORMAL_TIERS else tier
 
 
+def tiers_of(snapshot: Snapshot, entity: ServedEntity) -> frozenset[str]:
+    """Return the service tiers that an entity has prices for."""
+    prices = snapshot.prices.get((entity.endpoint, entity.name), ())
+    return frozenset(price.service_tier for price in prices if price.service_tier is not None)
+
+
 def cost(price: Price, usage: Usage, seconds: float) -> float | None:
     """Return what one answer costs in US dollars, None where price and counts do not say.
 

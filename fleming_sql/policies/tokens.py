@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from fleming_sql.types import ModelRequest
+
 FIRST_GUESS: Final = 256
 """Tokens of an answer of which nothing is known yet."""
+_PICTURE: Final = 2000
+"""Tokens: what hardly any picture exceeds."""
 _LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
@@ -70,6 +74,42 @@ class UsualAnswer:
 def estimate_tokens(characters: int) -> int:
     """Estimate tokens from a number of characters as Databricks does: `(text_length + 1) / 4`."""
     return (characters + 1) // 4
+
+
+def longest_prompt(request: ModelRequest) -> int:
+    """Return how many tokens the prompt of a request may come to, with room for pictures.
+
+    What is not ASCII counts by its bytes in UTF-8: the vocabularies of models have seldom more to a token than a
+    character of it, and never less than a byte.
+    """
+    texts, pictures = [], 0
+    for part in _parts([*request.messages, *request.inputs, request.fields]):
+        if isinstance(part, str):
+            texts.append(part)
+        else:
+            pictures += 1
+    text = "".join(texts)
+    if text.isascii():
+        return estimate_tokens(len(text)) + _PICTURE * pictures
+    ascii_only = len(text.encode("ascii", "ignore"))
+    return estimate_tokens(ascii_only) + len(text.encode("utf-8", "replace")) - ascii_only + _PICTURE * pictures
+
+
+def _parts(value: Any) -> Iterator[str | Mapping[str, Any]]:
+    """Yield the texts in a value, and its pictures as they are."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        if value.get("type") in ("image_url", "input_image", "image"):
+            yield value
+        else:
+            for item in value.values():
+                yield from _parts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _parts(item)
+    elif value is not None:
+        yield str(value)
 
 
 def share_out(total: int | None, weights: Sequence[int]) -> list[int | None]:

@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -17,7 +17,7 @@ import orjson
 from fleming_sql.store.alerts import read_alerts
 from fleming_sql.store.rules import read_rules
 from fleming_sql.store.settings import read_settings
-from fleming_sql.types import CUSTOM, Credential, Endpoint, ServedEntity, Snapshot, Task
+from fleming_sql.types import CUSTOM, Credential, Endpoint, ServedEntity, Settings, Snapshot, Task
 
 _TABLES: Final = (
     "endpoints",
@@ -50,6 +50,16 @@ _ENDPOINT_COLUMNS: Final = (
 _ENTITY_COLUMNS: Final = (
     "endpoint, name, provider, model, base_url, credential, traffic_percentage, position, parameters, provider_config"
 )
+# How calls are made, not what is asked of whom: a job that is resumed with fewer requests at once or a longer time-out
+# must find the answers that it has paid for.
+_OPERATIONAL: Final = frozenset(
+    {
+        "enabled", "payload_logging", "usage_tracking", "cache_ttl_seconds", "cache_scope", "max_concurrency",
+        "timeout_ms", "connect_timeout_ms", "max_retries", "max_response_bytes", "max_logged_bytes", "retry_on_timeout",
+        "attempt_timeout_ms", "hedge_after_ms", "hedge_percentile", "adaptive_concurrency", "breaker_failure_share",
+        "breaker_min_calls", "breaker_window_ms", "breaker_open_ms", "problems", "version",
+    }
+)  # fmt: skip
 _PROBLEMS: Final = """
 select
     endpoint,
@@ -159,7 +169,7 @@ class ConfigReader:
             problems = self._problems()
             credentials = self._rows("select name, source, reference from credentials")
             rules = read_rules(self._rows)
-            settings = read_settings(self._rows)
+            settings = self._placed(read_settings(self._rows))
             alerts = read_alerts(self._rows)
             self._cursor.execute("commit")
         except BaseException:
@@ -179,6 +189,14 @@ class ConfigReader:
             alerts,
             rules.budgets,
         )
+
+    def _placed(self, settings: Settings) -> Settings:
+        """Return the settings with a folder that is relative taken from the store's, wherever a process runs."""
+        location = settings.delta_location
+        if location is None or "://" in location or Path(location).is_absolute():
+            return settings
+        folder = Path.cwd() if self._path is None else self._path.parent
+        return replace(settings, delta_location=str(folder / location))
 
     def _entities(self) -> Mapping[str, tuple[ServedEntity, ...]]:
         found: defaultdict[str, list[ServedEntity]] = defaultdict(list)
@@ -270,6 +288,6 @@ class ConfigReader:
 
 
 def _fingerprint(endpoint: Endpoint) -> str:
-    """Tell versions apart by everything that the gateway acts on."""
-    text = orjson.dumps(endpoint, option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(text).hexdigest()
+    """Tell versions apart by everything that may change an answer."""
+    shaping = {f.name: getattr(endpoint, f.name) for f in fields(endpoint) if f.name not in _OPERATIONAL}
+    return hashlib.sha256(orjson.dumps(shaping, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
+from fleming_sql.errors import ExportError
 from fleming_sql.store.catalog import CATALOG, quote_identifier, quote_text
 
 LOG_TABLES: Final = ("inference", "attempts", "endpoint_usage", "guardrail_results")
@@ -21,6 +23,7 @@ BATCH_CALLS: Final = 50_000
 BATCH_BYTES: Final = 64 * 2**20
 """Of bodies, uncompressed, in one batch: what is held in memory at a time."""
 KEPT_DAYS: Final = 30
+_GLOB: Final = re.compile(r"([*?\[])")
 _WITH_DATE: Final = frozenset({"inference"})
 _ADDED: Final = {
     "inference": "null::varchar as store_id",
@@ -93,6 +96,17 @@ select coalesce(max(done_at) > now() at time zone 'UTC' - to_seconds(?), false)
 from serving.export_upkeep
 where table_name = ? and location = ? and task = ?
 """
+
+
+class CopiedStoreError(ExportError):
+    """A Delta table has calls of this store that the store does not know of."""
+
+    def __init__(self, table: str, place: str, there: int) -> None:
+        super().__init__(
+            f"the Delta table {table} at {place} has calls of this store up to number {there}, which it "
+            "does not know of: it was restored from a copy, its log was emptied, or a copy of it exports there "
+            "too. Set delta_location in fleming.settings to another place, which gets all that the store has"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +218,7 @@ def lake_query(table: str, files: Sequence[str], instants: Sequence[str]) -> str
 
     Args:
         table: One of `PARTITIONS`.
-        files: Its live files; without any, the statement has no rows.
+        files: Its live files, as they are named; without any, the statement has no rows.
         instants: Columns that hold instants. They become UTC times without a zone, as in the view.
 
     Raises:
@@ -219,7 +233,7 @@ def lake_query(table: str, files: Sequence[str], instants: Sequence[str]) -> str
         return empty
     times = ", ".join(f"{name} at time zone 'UTC' as {name}" for name in map(quote_identifier, instants))
     replaced = f" replace ({times})" if times else ""
-    listed = ", ".join(map(quote_text, files))
+    listed = ", ".join(quote_text(_GLOB.sub(r"[\1]", file)) for file in files)
     return (
         f"({empty}) union all by name select *{replaced} from read_parquet([{listed}], "  # noqa: S608  quoted
         f"union_by_name = true, hive_partitioning = true, hive_types = {{'{PARTITIONS[table]}': date}})"

@@ -106,7 +106,8 @@ class Journal:
 
     def _open(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        last = max((int(path.stem) for path in self._folder.iterdir() if path.stem.isdigit()), default=0)
+        taken = [path.stem for path in self._folder.iterdir()]
+        last = max((int(name) for name in taken if name.isascii() and name.isdecimal()), default=0)
         self._paths = tuple(self._folder / f"{last + number:08d}{_SUFFIX}" for number in (1, 2))
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
         self._files = tuple(os.open(path, flags, 0o600) for path in self._paths)

@@ -145,22 +145,29 @@ class CallLog:
         Raises:
             StoreError: The store could not be written; the records are kept for the next flush.
         """
+        if threading.current_thread() is threading.main_thread():
+            _apart(self._flush)
+        else:
+            self._flush()
+
+    def _flush(self) -> None:
         with self._writing:
             with self._adding:
-                records = [self._pending.popleft() for _ in range(len(self._pending))]
+                records = deque(self._pending.popleft() for _ in range(len(self._pending)))
                 if self._journal is not None:
                     self._journal.turn()
             try:
                 if records:
                     self._write_all(records)
-            except BaseException as error:
+            except Exception as error:
                 self._write_failed = True
                 with self._adding:
-                    self._pending.extendleft(reversed(records))
+                    self._pending.extendleft(reversed(records))  # those that were not written
                 if isinstance(error, duckdb.Error):
                     raise StoreError(
                         f"the log of {len(records)} calls could not be written to fleming.serving.calls, so their "
-                        f"results are held back: {error}"
+                        "results are held back; the records wait in memory, and in the journal if that can be written: "
+                        f"make room or give access, and run the statement again. {error}"
                     ) from error
                 raise
             self._write_failed = self._journal_failed = False
@@ -210,8 +217,7 @@ class CallLog:
         if self._journal is None or self._journal_failed or self._write_failed:
             return False
         if self._settings.durability == "power":
-            with self._adding:
-                self._journal.sync()
+            self._journal.sync()  # without the lock: the event loop takes it for each record
         return True
 
     def _flush_or_warn(self) -> None:
@@ -239,7 +245,7 @@ class CallLog:
             records = [record for record in found if record is not None]
             missing = self._not_logged(records)
             for start in range(0, len(missing), BATCH):
-                self._write_all(missing[start : start + BATCH])
+                self._write_all(deque(missing[start : start + BATCH]))
             torn = len(found) - len(records)
             self._cursor.execute(_RECOVERED, [path.name, len(records), len(missing), torn])
             if torn:
@@ -261,17 +267,41 @@ class CallLog:
         logged = {row[0] for row in self._cursor.execute(_LOGGED, [since, ids]).fetchall()}
         return list({r.databricks_request_id: r for r in records if r.databricks_request_id not in logged}.values())
 
-    def _write_all(self, records: Sequence[CallRecord]) -> None:
+    def _write_all(self, records: deque[CallRecord]) -> None:
+        """Write records and take out of the queue those that are committed."""
         try:
             self._write(records)
+            records.clear()
         except UNWRITABLE:
             # A value that fits no column must not keep the rest, and all that comes later, out of the log.
-            for record in records:
+            while records:
                 try:
-                    self._write([record])
+                    self._write([records[0]])
                 except UNWRITABLE:
-                    self._write([remnant(record)])
+                    self._write([remnant(records[0])])
+                records.popleft()
 
     def _write(self, records: Sequence[CallRecord]) -> None:
         self._table.write(self._next_seq, records)
         self._next_seq += len(records)
+
+
+def _apart(work: Callable[[], None]) -> None:
+    """Do `work` on a thread of its own: Ctrl-C reaches the main thread at any step, and must not end it halfway."""
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001  handed on below
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="fleming-sql-log")
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is ending and starts no more threads
+        run()
+    else:
+        thread.join()
+    if failed:
+        raise failed[0]

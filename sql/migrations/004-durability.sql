@@ -48,6 +48,7 @@ comment on column serving.served_entities.entity_version is 'NULL: for models th
 comment on column serving.served_entities.task is 'As in endpoints';
 comment on column serving.served_entities.external_model_config is 'Provider, and where it answers';
 comment on column serving.served_entities.created_by is 'User of the process that first saw this version';
+comment on column serving.served_entities.endpoint_config_version is 'Counts the changes of the endpoint and its entities that may change answers, from 1';
 comment on column served_entities.name is 'Its name, one of a kind in its endpoint';
 
 -- The log again, smaller and with more columns. Bodies are written as they are, since compressing them takes longer than
@@ -177,7 +178,7 @@ insert into priced_models by name from model_prices;
 drop table model_prices;
 alter table priced_models rename to model_prices;
 
-comment on table model_prices is 'One row is the price of a model from a time on. Rows of your own (source user) replace those of the price list for the same provider and model altogether';
+comment on table model_prices is 'One row is the price of a model from a time on. Rows of your own (source user) replace those of the price list for the same provider and model, from the first valid_from on';
 comment on column model_prices.provider is 'As in served_entities.provider';
 comment on column model_prices.model is 'As in served_entities.model; * stands for any text, and a name without * goes first';
 comment on column model_prices.input_per_million is 'US dollars for a million input tokens';

@@ -20,6 +20,9 @@ create or replace macro __is_priced_by(model, priced_model) as
         )
     );
 
+-- Whether an amount can be charged: NaN, what is endless and what is below 0 are no prices, and NULL is none here.
+create or replace macro __can_be_charged(amount) as coalesce(amount >= 0 and amount < 'inf', true);
+
 -- The models that are configured. OpenAI's provider takes its address from its provider_config too.
 create or replace macro __configured_models() as table
 select
@@ -47,9 +50,10 @@ from (
     from serving.served_entities
 );
 
--- The rows of model_prices that hold for each of them, numbered as they are: your own for its provider, else those of
--- the price list that its address belongs to, or of the providers whose models that one offers too. All rows of one
--- name of a model go together; a name without * goes first, then the longest.
+-- The rows of model_prices that hold for each of them, numbered as they are: your own for its provider, and until the
+-- first of those begins the rows of the price list that its address belongs to, or of the providers whose models that
+-- one offers too. All rows of one name of a model go together; a name without * goes first, then the longest. A row
+-- with an amount that cannot be charged holds too, and says nothing: no other may take its place.
 create or replace macro __prices_of_models() as table
 with
 listed as (
@@ -74,20 +78,48 @@ places as (
     select o.number, o.priced, unnest(l.offers_models_of), false, unnest(range(2, 2 + len(l.offers_models_of)))
     from listed as o
     inner join main.price_list_providers as l on l.provider = o.list
+),
+rows as (
+    select
+        * replace (
+            if(is_price, input_per_million, null) as input_per_million,
+            if(is_price, output_per_million, null) as output_per_million,
+            if(is_price, cached_input_per_million, null) as cached_input_per_million,
+            if(is_price, cache_write_per_million, null) as cache_write_per_million
+        )
+    from (
+        select
+            *,
+            __can_be_charged(input_per_million)
+            and __can_be_charged(output_per_million)
+            and __can_be_charged(cached_input_per_million)
+            and __can_be_charged(cache_write_per_million) as is_price
+        from main.model_prices
+    )
+),
+nearest as (
+    select
+        o.number,
+        o.priced,
+        o.is_own,
+        p.* exclude (is_price) replace (__price_tier(p.service_tier) as service_tier)
+    from places as o
+    inner join rows as p
+        on p.provider = o.provider
+        and (p.source = 'user') = o.is_own
+        and __is_priced_by(o.priced.model, p.model)
+    qualify 1 = rank() over (
+        partition by o.number, o.is_own
+        order by o.place, contains(p.model, '*'), len(p.model) desc, lower(p.model)
+    )
+),
+begun as (
+    select *, min(valid_from) filter (where is_own) over (partition by number) as own_from
+    from nearest
 )
-select
-    o.number,
-    o.priced,
-    p.* replace (__price_tier(p.service_tier) as service_tier)
-from places as o
-inner join main.model_prices as p
-    on p.provider = o.provider
-    and (p.source = 'user') = o.is_own
-    and __is_priced_by(o.priced.model, p.model)
-qualify 1 = rank() over (
-    partition by o.number
-    order by o.place, contains(p.model, '*'), len(p.model) desc, lower(p.model)
-);
+select * exclude (is_own, own_from) replace (if(is_own, valid_to, least(valid_to, own_from)) as valid_to)
+from begun
+where is_own or own_from is null or valid_from < own_from;
 
 -- The same, cut so that at any time, tier and length of the input one row holds.
 create or replace macro __prices_in_effect() as table
@@ -166,18 +198,19 @@ select
     null,
     p.valid_from,
     p.valid_to,
-    0,
-    0,
-    0,
-    0,
-    p.per_second,
-    p.per_call
+    p.per_token,
+    p.per_token,
+    p.per_token,
+    p.per_token,
+    if(p.per_token is null, null, p.per_second),
+    if(p.per_token is null, null, p.per_call)
 from __priced_models() as m
 inner join (
     select
         * replace (
             least(valid_to, lead(valid_from) over (partition by endpoint, served_entity order by valid_from)) as valid_to
-        )
+        ),
+        if(__can_be_charged(per_second) and __can_be_charged(per_call), 0, null) as per_token
     from main.entity_prices
 ) as p on p.endpoint = m.endpoint and p.served_entity = m.served_entity
 where p.valid_to is null or p.valid_from < p.valid_to;

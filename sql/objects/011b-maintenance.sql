@@ -32,7 +32,7 @@ comment on column serving.maintenance.every_s is 'Seconds from one run to the ne
 comment on column serving.maintenance.last_started is 'When its latest run began, UTC';
 comment on column serving.maintenance.last_ended is 'When its latest run ended, UTC; before last_started while it runs';
 comment on column serving.maintenance.last_result is 'What its latest run that succeeded has done';
-comment on column serving.maintenance.last_error is 'Why its latest run failed; NULL where it succeeded';
+comment on column serving.maintenance.last_error is 'Why its latest run failed; NULL where it succeeded or has nothing to do. Of alerts: the queries that fail now';
 comment on column serving.maintenance.runs is 'Runs in this process';
 comment on column serving.maintenance.failures is 'Of these, failed';
 comment on column serving.maintenance.next_in_s is 'When it goes again; NULL where it has nothing to do';

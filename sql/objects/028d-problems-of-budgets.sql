@@ -101,6 +101,13 @@ breaches as (
                 b.scope <> 'context' and b.context_key is not null,
                 'the budget "' || b.budget || '" has a context_key, which the scope ' || b.scope || ' does not go by',
                 'set the column context_key to NULL, or the column scope to context'
+            ),
+            -- The address may hold a key, so it is not repeated.
+            __rule(
+                'webhook',
+                not regexp_full_match(b.webhook, 'https?://[^\s/]\S*|\{\{secrets/.+\}\}'),
+                'the webhook of the budget "' || b.budget || '" is neither an http or https URL nor a secret',
+                'set the column webhook to a URL such as https://example.com/hook, to {{secrets/scope/key}}, or to NULL'
             )
         ]) as rule
     from rows as b
@@ -118,7 +125,7 @@ select
     rule.problem as problem,
     rule.remedy as remedy,
     endpoint,
-    stopped as stops
+    if(rule.column_name = 'webhook', [], stopped) as stops
 from breaches
 where rule.wrong
 union all
