@@ -129,6 +129,7 @@ WRONG = {
         ("cheap",),
     ),
     "no price yet": Wrong(
+        "insert into fleming.model_prices (provider, model, source) values ('simulated', 'm', 'a list');"
         "update fleming.model_prices set valid_from = '2998-01-01' "
         "where provider = 'simulated' and valid_from = '2024-01-01';"
         "insert into fleming.entity_prices (endpoint, served_entity) values ('chat', 'one'), ('open', 'one'), "

@@ -43,6 +43,6 @@ left join (
         and (priced.endpoint, priced.served_entity) not in (select (endpoint, served_entity) from entity_prices)
     group by all
     having max_by(coalesce(valid_to, 'infinity'), valid_from) > now() at time zone 'UTC'
-        and max_by(input_per_million is not null, valid_from)
+        and max_by(input_per_million is not null or source = 'user', valid_from)  -- those of your own are told apart
 ) as p using (endpoint, name, provider, base_url, model)
 where p.endpoint is null;
