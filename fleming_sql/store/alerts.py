@@ -12,6 +12,8 @@ from typing import Any, Final, get_args
 import duckdb
 
 from fleming_sql.errors import ConfigError
+from fleming_sql.store.call_rows import LAST_SEQ, naive
+from fleming_sql.store.cursors import LateCursor
 from fleming_sql.types import Alert, AlertRule, Comparison
 
 ASK_S: Final = 30.0
@@ -21,7 +23,6 @@ _SHOWN: Final = 300
 _RULES: Final = (
     "select name, query, comparison, threshold, epoch(every), webhook from alerts where enabled order by name"
 )
-_LAST: Final = "select coalesce(max(log_seq), 0) from serving.calls"
 _HOLDING: Final = "select name from serving.alerts where kind = 'query' and ended_at is null"
 _RAISE: Final = "insert into serving.alerts values (?, ?, ?, ?, ?, ?, ?, ?, ?, null, null)"
 _END: Final = "update serving.alerts set ended_at = ? where kind = 'query' and name = ? and ended_at is null"
@@ -55,17 +56,16 @@ class AlertStore:
     """
 
     def __init__(self, open_cursor: Callable[[], duckdb.DuckDBPyConnection]) -> None:
-        self._open_cursor = open_cursor
-        self._opened: duckdb.DuckDBPyConnection | None = None
+        # A name in a query is a table of the store, never a Python variable of this package.
+        self._cursor = LateCursor(open_cursor, "set session python_enable_replacements = false")
 
     def interrupt(self) -> None:
         """Break off the statement under way, from another thread."""
-        if self._opened is not None:
-            self._opened.interrupt()
+        self._cursor.interrupt()
 
     def last_seq(self) -> int:
         """Return the `log_seq` of the newest call, 0 without any."""
-        return int(self._rows(_LAST)[0][0])
+        return int(self._cursor.rows(LAST_SEQ)[0][0])
 
     def ask(self, query: str) -> float | None:
         """Return the number that an alert's query returns, None for no row, NULL and NaN.
@@ -75,7 +75,7 @@ class AlertStore:
         Raises:
             ConfigError: It is not one SELECT, fails, takes longer than `ASK_S`, or returns no number.
         """
-        cursor = self._cursor()
+        cursor = self._cursor.get()
         try:
             statements = cursor.extract_statements(query)
         except duckdb.Error as error:
@@ -99,16 +99,16 @@ class AlertStore:
 
     def holding(self) -> set[str]:
         """Return the names of the queries whose alert has not ended."""
-        return {name for (name,) in self._rows(_HOLDING)}
+        return {name for (name,) in self._cursor.rows(_HOLDING)}
 
     def is_known(self, alert: Alert) -> bool:
         """Return whether an alert of the same budget, subject and window was raised before."""
-        return bool(self._rows(_BUDGET_KNOWN, [alert.name, alert.subject, _naive(alert.window_start)])[0][0])
+        return bool(self._cursor.rows(_BUDGET_KNOWN, [alert.name, alert.subject, naive(alert.window_start)])[0][0])
 
     def add(self, alert: Alert) -> None:
         """Write an alert that was raised."""
-        times = (_naive(alert.alert_time), _naive(alert.window_start))
-        self._rows(
+        times = (naive(alert.alert_time), naive(alert.window_start))
+        self._cursor.rows(
             _RAISE,
             [
                 alert.alert_id,
@@ -125,21 +125,11 @@ class AlertStore:
 
     def end(self, name: str, at: datetime) -> None:
         """Write that the alert of a query has ended."""
-        self._rows(_END, [_naive(at), name])
+        self._cursor.rows(_END, [naive(at), name])
 
     def set_webhook_status(self, alert_id: str, status: str) -> None:
         """Write what came of telling the webhook of an alert."""
-        self._rows(_SET_STATUS, [status, alert_id])
-
-    def _cursor(self) -> duckdb.DuckDBPyConnection:
-        if self._opened is None:
-            self._opened = self._open_cursor()
-            # A name in a query is a table of the store, never a Python variable of this package.
-            self._opened.execute("set session python_enable_replacements = false")
-        return self._opened
-
-    def _rows(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
-        return self._cursor().execute(sql, parameters or []).fetchall()
+        self._cursor.rows(_SET_STATUS, [status, alert_id])
 
 
 @contextmanager
@@ -165,8 +155,3 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError):
         raise ConfigError(f"the query returns a {type(value).__name__}, not a number") from None
     return None if math.isnan(number) else number
-
-
-def _naive(time: datetime | None) -> datetime | None:
-    """Return a UTC time without its zone: DuckDB would turn it into the session's local time."""
-    return None if time is None else time.replace(tzinfo=None)

@@ -10,6 +10,7 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
+from fleming_sql.store.call_rows import naive
 from fleming_sql.types import StoredAnswer
 
 _KEYS: Final = "fleming_keys"
@@ -74,7 +75,7 @@ class StoredAnswers:
         with self._lock:
             self._cursor.register(_KEYS, pa.table({"request_hash": [key.hex() for key in keys]}))
             try:
-                found = self._cursor.execute(_FIND, [since.replace(tzinfo=None)]).fetchall()
+                found = self._cursor.execute(_FIND, [naive(since)]).fetchall()
             finally:
                 self._cursor.unregister(_KEYS)
             if not found:

@@ -7,13 +7,17 @@ from dataclasses import fields, replace
 from datetime import datetime
 from operator import attrgetter
 from types import UnionType
-from typing import Any, Final, get_args, get_type_hints
+from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 import duckdb
 import pyarrow as pa
 
 from fleming_sql.types import Attempt, CallRecord, GuardrailResult
 
+T = TypeVar("T")
+
+LAST_SEQ: Final = "select coalesce(max(log_seq), 0) from serving.calls"
+"""Selects the number of the newest call, 0 without any."""
 _BATCH: Final = "fleming_batch"
 UNWRITABLE: Final = (
     pa.ArrowException,
@@ -122,13 +126,13 @@ def _parameters(record: CallRecord) -> list[Any]:
     values["usage_context"] = {"key": list(context), "value": list(context.values())}  # how DuckDB takes a MAP
     for name, columns in _INSIDE.items():
         values[name] = [
-            dict(zip(columns.names, map(_naive, columns.values(inner)), strict=True)) for inner in values[name]
+            dict(zip(columns.names, map(naive, columns.values(inner)), strict=True)) for inner in values[name]
         ]
     values["logging_error_codes"] = list(record.logging_error_codes)
-    return [_naive(value) for value in values.values()]
+    return [naive(value) for value in values.values()]
 
 
-def _naive(value: Any) -> Any:
+def naive(value: T) -> T:
     """Return a UTC time without its zone: DuckDB would turn it into the session's local time."""
     return value.replace(tzinfo=None) if isinstance(value, datetime) else value
 

@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from fleming_sql.errors import ExportError
+from fleming_sql.store.call_rows import LAST_SEQ
 from fleming_sql.store.catalog import CATALOG, quote_identifier, quote_text
 
 LOG_TABLES: Final = ("inference", "attempts", "endpoint_usage", "guardrail_results")
@@ -136,7 +137,7 @@ class ExportStore:
 
     def last_seq(self) -> int:
         """Return the `log_seq` of the last call in the log, 0 without any."""
-        return int(self._rows("select coalesce(max(log_seq), 0) from serving.calls")[0][0])
+        return int(self._rows(LAST_SEQ)[0][0])
 
     def batch_end(self, table: str, after: int, last: int) -> int | None:
         """Return the `log_seq` that a batch of the calls after another one ends with.

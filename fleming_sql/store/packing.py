@@ -7,6 +7,8 @@ from typing import Final
 
 import duckdb
 
+from fleming_sql.store.cursors import LateCursor
+
 CHUNK: Final = 2048
 """Calls in one transaction: a row group."""
 _FIRST: Final = """
@@ -31,8 +33,7 @@ class LogPacker:
     """
 
     def __init__(self, open_cursor: Callable[[], duckdb.DuckDBPyConnection]) -> None:
-        self._open_cursor = open_cursor
-        self._opened: duckdb.DuckDBPyConnection | None = None
+        self._cursor = LateCursor(open_cursor)
         self._packed_to = 0
 
     def pack(self) -> int | None:
@@ -41,16 +42,13 @@ class LogPacker:
         Raises:
             duckdb.Error: They could not be packed, and are as they were: somebody changes them at the same time.
         """
-        if self._opened is None:
-            self._opened = self._open_cursor()
-        first = self._opened.execute(_FIRST, [self._packed_to]).fetchall()[0][0]
+        first = self._cursor.rows(_FIRST, [self._packed_to])[0][0]
         if first is None:
             return None
-        packed: int = self._opened.execute(_PACK, [first, first + CHUNK - 1]).fetchall()[0][0]
+        packed: int = self._cursor.rows(_PACK, [first, first + CHUNK - 1])[0][0]
         self._packed_to = first + CHUNK if packed == CHUNK else first
         return packed
 
     def interrupt(self) -> None:
         """Break off the statement under way, from another thread."""
-        if self._opened is not None:
-            self._opened.interrupt()
+        self._cursor.interrupt()

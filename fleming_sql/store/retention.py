@@ -17,13 +17,14 @@ from typing import Any, Final
 
 import duckdb
 
+from fleming_sql.store.call_rows import LAST_SEQ
 from fleming_sql.store.catalog import CATALOG
+from fleming_sql.store.cursors import LateCursor
 from fleming_sql.store.exports import LOG_TABLES
 
 _ROW_GROUP: Final = 2048
 CHUNK: Final = 10 * _ROW_GROUP
 """Numbers of `log_seq` in one transaction: ten row groups, 3 to 40 ms."""
-_LAST: Final = "select coalesce(max(log_seq), 0) from serving.calls"
 _EXPORTED: Final = f"""
 select if(count(*) = {len(LOG_TABLES)}, min(exported), 0)
 from (
@@ -72,16 +73,14 @@ class LogTrimmer:
     """
 
     def __init__(self, open_cursor: Callable[[], duckdb.DuckDBPyConnection], chunk: int = CHUNK) -> None:
-        self._open_cursor = open_cursor
+        self._cursor = LateCursor(open_cursor)
         self._chunk = chunk
-        self._opened: duckdb.DuckDBPyConnection | None = None
         self._unfreed = 0
         """Rows that were removed and may still take room."""
 
     def interrupt(self) -> None:
         """Break off the statement under way, from another thread."""
-        if self._opened is not None:
-            self._opened.interrupt()
+        self._cursor.interrupt()
 
     def last_removable(self, location: str | None) -> int:
         """Return the `log_seq` up to which calls may be removed.
@@ -90,7 +89,7 @@ class LogTrimmer:
             location: Where the log is exported to; what is not known to be there in all its tables stays. None where
                 it is exported nowhere.
         """
-        newest = self._number(_LAST) - 1
+        newest = self._number(LAST_SEQ) - 1
         return newest if location is None else min(newest, self._number(_EXPORTED, [location]))
 
     def remove_beyond(self, rows: int, last: int) -> int | None:
@@ -160,9 +159,7 @@ class LogTrimmer:
         return FileSize(block * total, block * free, wal != "0 bytes")
 
     def _rows(self, sql: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
-        if self._opened is None:
-            self._opened = self._open_cursor()
-        return self._opened.execute(sql, parameters).fetchall()
+        return self._cursor.rows(sql, parameters)
 
     def _removed(self, sql: str, parameters: list[Any]) -> int:
         removed = self._number(sql, parameters)

@@ -18,7 +18,7 @@ from typing import Final
 import duckdb
 
 from fleming_sql.errors import StoreError
-from fleming_sql.store.call_rows import UNWRITABLE, CallTable, remnant
+from fleming_sql.store.call_rows import LAST_SEQ, UNWRITABLE, CallTable, naive, remnant
 from fleming_sql.store.journal import Journal, read_journal, set_aside
 from fleming_sql.types import CallRecord, Settings
 
@@ -28,11 +28,7 @@ MAX_UNWRITTEN: Final = 10_000
 """Records kept in memory while the store cannot be written and `on_log_failure` is continue."""
 _LOGGER: Final = logging.getLogger("fleming_sql")
 # What was exported counts too: calls that somebody removed must not lend their numbers to new ones.
-_NEXT_SEQ: Final = """
-select 1 + greatest(
-    (select coalesce(max(log_seq), 0) from serving.calls), (select coalesce(max(to_seq), 0) from serving.exports)
-)
-"""
+_NEXT_SEQ: Final = f"select 1 + greatest(({LAST_SEQ}), (select coalesce(max(to_seq), 0) from serving.exports))"  # noqa: S608
 _LOGGED: Final = """
 select databricks_request_id
 from serving.calls
@@ -199,7 +195,7 @@ class CallLog:
             For each second and requester the age in seconds of the latest call, how many there were, their tokens.
         """
         with self._writing:
-            return self._cursor.execute(_ADMITTED, [endpoint, seconds, before.replace(tzinfo=None)]).fetchall()
+            return self._cursor.execute(_ADMITTED, [endpoint, seconds, naive(before)]).fetchall()
 
     def _write_ahead(self, journal: Journal, record: CallRecord) -> None:
         """Write a record to the journal; one that it does not take has to be in the table before its result is out."""
@@ -262,7 +258,7 @@ class CallLog:
     def _not_logged(self, records: Sequence[CallRecord]) -> list[CallRecord]:
         if not records:
             return []
-        since = min(record.request_time for record in records).replace(tzinfo=None)
+        since = naive(min(record.request_time for record in records))
         ids = [record.databricks_request_id for record in records]
         logged = {row[0] for row in self._cursor.execute(_LOGGED, [since, ids]).fetchall()}
         return list({r.databricks_request_id: r for r in records if r.databricks_request_id not in logged}.values())
