@@ -13,12 +13,14 @@ from benchmarks import (
     delta_export,
     duplicates,
     faults,
+    guardrails,
     in_flight,
     latency,
     logging_cost,
     machine,
     memory,
     pacing,
+    pii,
     report,
     throughput,
     transports,
@@ -40,6 +42,8 @@ BENCHMARKS: Mapping[str, tuple[Callable[[], list[Row]], ...]] = {
     "logging": (logging_cost.measure,),
     "crash": (crash.measure,),
     "delta_export": (delta_export.measure,),
+    "pii": (pii.quality, pii.speed),
+    "guardrails": (guardrails.measure,),
 }
 
 

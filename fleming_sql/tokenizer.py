@@ -110,8 +110,13 @@ class TokenCounter:
             return _framing(request.messages) + estimate_tokens(sum(map(len, texts)))
         return _framing(request.messages) + _counted(texts, encode)
 
+    def count_text(self, text: str, model: str) -> int:
+        """Return the tokens of one text. Never raises for what it holds."""
+        encode = self._encoder(vocabulary_of(model) or DEFAULT_VOCABULARY)
+        return estimate_tokens(len(text)) if encode is None else _counted([text], encode)
+
     def load(self, model: str) -> None:
-        """Load what `count` needs for `model`, from whichever thread."""
+        """Load what counting for `model` needs, from whichever thread."""
         self._encoder(vocabulary_of(model) or DEFAULT_VOCABULARY)
 
     def is_exact(self, model: str) -> bool:

@@ -171,6 +171,7 @@ def test_providers_lists_what_is_registered(con: Connection) -> None:
     assert con.execute("select name from fleming.providers order by 1").fetchall() == [
         ("anthropic",),
         ("openai",),
+        ("openai-moderation",),
         ("simulated",),
     ]
 

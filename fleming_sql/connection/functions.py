@@ -1,4 +1,4 @@
-"""The Python functions behind `ai_query` and the live views.
+"""The Python functions behind `ai_query`, the live views and the checks of rows that SQL cannot make.
 
 Two are of `ai_query`: one types the result while a statement is bound, one makes the calls for the rows.
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 from duckdb.func import ARROW, SPECIAL
 
 from fleming_sql import jsontext
+from fleming_sql.connection.config_checks import ConfigChecks
 from fleming_sql.connection.session import Session
 from fleming_sql.errors import ArgumentError, GatewayClosed, StoreError
 from fleming_sql.gateway.batch import Batch, RowCall
@@ -43,6 +44,7 @@ _CALL_FUNCTION: Final = "__fleming_call"
 _LIVE_FUNCTION: Final = "__fleming_live"
 _CLEAR_FUNCTION: Final = "__fleming_cache_clear"
 _LAKE_FUNCTION: Final = "__fleming_lake"
+_CONFIG_CHECK: Final = "__fleming_config_check"
 
 
 @dataclass(slots=True)
@@ -75,7 +77,15 @@ class Slot:
 def register(cursor: duckdb.DuckDBPyConnection, slot: Slot) -> tuple[Callable[..., Any], ...]:
     """Register the functions of a slot with a cursor's DuckDB instance and return them; keep them for ever."""
     functions = AiQueryFunctions(slot)
-    kept = (lambda: slot.id, functions.type_of, functions.call, functions.live, functions.clear, functions.lake)
+    kept = (
+        lambda: slot.id,
+        functions.type_of,
+        functions.call,
+        functions.live,
+        functions.clear,
+        functions.lake,
+        ConfigChecks().check,
+    )
     cursor.create_function(INSTANCE_FUNCTION, kept[0], [], "VARCHAR", side_effects=True)
     cursor.create_function(
         _TYPE_FUNCTION,
@@ -97,6 +107,9 @@ def register(cursor: duckdb.DuckDBPyConnection, slot: Slot) -> tuple[Callable[..
     cursor.create_function(_LIVE_FUNCTION, kept[3], ["VARCHAR"], "VARCHAR", side_effects=True)
     cursor.create_function(_CLEAR_FUNCTION, kept[4], ["VARCHAR"], "BIGINT", null_handling=SPECIAL, side_effects=True)
     cursor.create_function(_LAKE_FUNCTION, kept[5], ["VARCHAR"], "VARCHAR", side_effects=False)  # called at each bind
+    cursor.create_function(
+        _CONFIG_CHECK, kept[6], ["VARCHAR", "VARCHAR", "VARCHAR"], "VARCHAR", null_handling=SPECIAL, side_effects=False
+    )
     return kept
 
 

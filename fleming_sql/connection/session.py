@@ -17,8 +17,9 @@ import duckdb
 
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
+from fleming_sql.connection.config_checks import described
 from fleming_sql.connection.observation import Observation
-from fleming_sql.connection.recall import Recall
+from fleming_sql.connection.recall import Recall, RecallForGuardrails
 from fleming_sql.connection.upkeep import Upkeep
 from fleming_sql.engine import Engine
 from fleming_sql.errors import ArgumentError, CallCancelled, StoreError
@@ -26,6 +27,7 @@ from fleming_sql.gateway.batch import Batch, RowCall, Tally
 from fleming_sql.gateway.limiter import Earlier
 from fleming_sql.gateway.pipeline import Gateway, Outcome
 from fleming_sql.gateway.plan import Plan, make_plan, unknown_endpoint
+from fleming_sql.gateway.policy_batches import PolicyEvaluator
 from fleming_sql.gateway.reports import Reporter
 from fleming_sql.policies.options import check_argument_types, read_options
 from fleming_sql.providers import ProviderRegistry
@@ -33,6 +35,7 @@ from fleming_sql.store.answers import StoredAnswers
 from fleming_sql.store.catalog import CATALOG, MEMORY, detach_store, open_store
 from fleming_sql.store.config import ConfigReader
 from fleming_sql.store.journal import Journal, journal_folder
+from fleming_sql.store.policy_sandbox import PolicySandbox
 from fleming_sql.store.spending import SpendingLog
 from fleming_sql.store.telemetry import BATCH, CallLog
 from fleming_sql.transport import Transport
@@ -94,7 +97,7 @@ class Session:
         self._con = con
         self._store_cursors: list[duckdb.DuckDBPyConnection] = []
         self._store = con.cursor()
-        open_store(self._store, path, providers.describe())
+        open_store(self._store, path, described(providers))
         self._config = ConfigReader(self._store, caller.user, None if path == MEMORY else path)
         try:
             self._log = CallLog(self._cursor(), None if path == MEMORY else Journal(journal_folder(path)))
@@ -114,11 +117,13 @@ class Session:
             providers,
             transport or PooledTransport(),
             self._clock,
+            PolicyEvaluator(PolicySandbox()),
             lambda event: self.upkeep.alerts.used_up(event),
         )
         self.observation = Observation(self.gateway, providers)
         """Tells OpenTelemetry of the calls, where the process has it configured."""
         self._recall = Recall(self._answers, self.gateway, self._clock)
+        self.gateway.recall = RecallForGuardrails(self._recall).find
         self._reporter = Reporter(self.gateway.delivery, self.gateway.limiter, self._batches, self._clock)
         self.upkeep = Upkeep(
             self._cursor, self._config, lambda: bool(self._engine.works()), self._clock, in_memory=path == MEMORY
@@ -250,7 +255,8 @@ class Session:
             self._prepare_limits(snapshot, endpoint)
             named = jsontext.loads(types)
             check_argument_types(named)
-            known = make_plan(snapshot, endpoint, read_options(options), is_list=named["isList"])
+            guards = self.gateway.guards.make(snapshot, endpoint)
+            known = make_plan(snapshot, endpoint, read_options(options), is_list=named["isList"], guards=guards)
             with self._lock:
                 self._plans[key] = known
                 if len(self._plans) > _PLANS_KEPT:

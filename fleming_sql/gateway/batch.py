@@ -7,8 +7,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from fleming_sql.errors import CallCancelled
+from fleming_sql.gateway.checkpoint import Screened
 from fleming_sql.gateway.pipeline import Gateway, Outcome
 from fleming_sql.gateway.plan import CallInput, Plan, Statement
 from fleming_sql.types import Caller, StoredAnswer
@@ -55,7 +57,8 @@ class Batch:
         self._statement = Statement(statement_id, caller, self._permit, self._rest)
         self._outcomes: list[Outcome | None] = []
         self._waiting: deque[list[int]] = deque()
-        self._workers: list[asyncio.Task[None]] = []
+        self._workers: list[asyncio.Task[Any]] = []
+        self._screened: dict[int, Screened | None] = {}
         self._sending: set[asyncio.Task[None] | None] = set()
         self._stopped = False
         self._cancelled = False
@@ -91,17 +94,32 @@ class Batch:
             return self._outcomes
         finally:
             # The statement refers to the batch and the batch to the statement: let go of what is large.
-            self._rows, self._outcomes = (), []
+            self._rows, self._outcomes, self._screened = (), [], {}
             self._workers.clear()
             self._sending.clear()
 
     async def _run_workers(self) -> None:
         self._waiting.extend(self._groups())
+        await self._screen()
         self._statement = replace(self._statement, paced=len(self._waiting) > 1)
         self._workers = [asyncio.create_task(self._work()) for _ in range(self._width())]
         for ended in await asyncio.gather(*self._workers, return_exceptions=True):
             if isinstance(ended, BaseException) and not isinstance(ended, asyncio.CancelledError):
                 raise ended
+
+    async def _screen(self) -> None:
+        """Have guardrails look at all rows at once, where they can."""
+        firsts = [positions[0] for positions in self._waiting if self._row(positions[0]).plan.guards.screens_vectors]
+        if not firsts:
+            return
+        rows = [self._row(position) for position in firsts]
+        screening = asyncio.create_task(
+            self._gateway.checkpoint.screen_rows([(row.plan, row.asked) for row in rows], self._statement.caller)
+        )
+        self._workers = [screening]
+        await asyncio.wait([screening])
+        if not screening.cancelled():
+            self._screened = dict(zip(firsts, screening.result(), strict=True))
 
     def cancel(self) -> None:
         """Send no more and break off what is under way. Called on the event loop."""
@@ -136,7 +154,8 @@ class Batch:
 
     async def _one(self, positions: Sequence[int]) -> None:
         row = self._row(positions[0])
-        outcome = await self._gateway.call(row.plan, row.asked, self._statement, row.stored)
+        screened = self._screened.pop(positions[0], None)
+        outcome = await self._gateway.call(row.plan, row.asked, self._statement, row.stored, screened=screened)
         self._outcomes[positions[0]] = outcome
         for position in positions[1:]:
             self._gateway.repeat(row.plan, self._row(position).asked, self._statement, outcome)

@@ -108,7 +108,7 @@ class Delivery:
         while True:
             entity = progress.entity = step.entity
             allowed = self.board.allowed(endpoint, snapshot.credentials)
-            target = Target(endpoint, entity, snapshot.credentials)
+            target = Target(endpoint, entity, snapshot.credentials, progress.shows_answers)
             attempt = _Attempt(target, Why(step.reason, after), step.forced, tries.ahead(allowed, entity))
             try:
                 exchange = await self._attempt(attempt, self._for_entity(entity, request), allowed, progress)

@@ -1,7 +1,7 @@
 """The call pipeline: the same steps for every way of calling.
 
-    permission -> plan (unknown, off, broken row?) -> request -> reuse -> budgets -> rate limits -> delivery -> check
-    -> log
+    permission -> plan (unknown, off, broken row?) -> request -> guardrails -> reuse -> budgets -> rate limits
+    -> delivery -> guardrails -> check -> log
 
 A call always ends in one record, whatever happened. Nothing here knows of SQL, vectors or threads.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -18,15 +18,21 @@ from typing import Any, Final
 
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
-from fleming_sql.errors import CallError
+from fleming_sql.errors import CallError, StoreError
 from fleming_sql.gateway.budgets import BudgetRefused, Estimate, Ledger
+from fleming_sql.gateway.call_errors import limited, mismatched, over_budget, unexpected, unreadable
+from fleming_sql.gateway.checkpoint import Checkpoint, Screened, with_originals
 from fleming_sql.gateway.delivery import Delivery
+from fleming_sql.gateway.guards import GuardMaker
 from fleming_sql.gateway.limiter import Admission, LimitReached, RateLimiter
 from fleming_sql.gateway.plan import CallInput, Plan, Statement
-from fleming_sql.gateway.records import CallInProgress
+from fleming_sql.gateway.policy_batches import PolicyEvaluator
+from fleming_sql.gateway.records import CallInProgress, Guarding
 from fleming_sql.gateway.reuse import Reusable, ReuseCache
-from fleming_sql.gateway.upstream import Cancelled, Upstream
-from fleming_sql.policies.answers import AnswerMismatch
+from fleming_sql.gateway.screening import Screener
+from fleming_sql.gateway.upstream import Cancelled, Exchange, Upstream
+from fleming_sql.guardrails.base import Undecided
+from fleming_sql.policies.answers import AnswerMismatch, CheckedAnswer
 from fleming_sql.policies.fallbacks import Tries
 from fleming_sql.policies.parameters import is_reusable
 from fleming_sql.policies.requests import BadRequest, Prompt, read_request
@@ -34,7 +40,7 @@ from fleming_sql.policies.tokens import Tokens, UsualAnswer, estimate_tokens, lo
 from fleming_sql.providers import ProviderRegistry
 from fleming_sql.tokenizer import TokenCounter
 from fleming_sql.transport import Transport
-from fleming_sql.types import EMBEDDINGS, CallFacts, CallRecord, Endpoint, ModelRequest, StoredAnswer, UsedUp
+from fleming_sql.types import EMBEDDINGS, Caller, CallFacts, CallRecord, Endpoint, ModelRequest, StoredAnswer, UsedUp
 
 _LOGGER: Final = logging.getLogger("fleming_sql")
 
@@ -60,6 +66,8 @@ class Gateway:
         providers: The wire formats.
         transport: The way to the network.
         clock: Time, ids and chance.
+        policies: Evaluates guardrails that are written in SQL.
+        on_used_up: Told of budgets that are used up.
 
     Example:
         >>> outcome = await gateway.call(plan, CallInput('"Hello"'), statement)
@@ -73,9 +81,11 @@ class Gateway:
         providers: ProviderRegistry,
         transport: Transport,
         clock: Clock,
+        policies: PolicyEvaluator,
         on_used_up: Callable[[UsedUp], None] = lambda _: None,
     ) -> None:
         self._log = log
+        self._policies = policies
         self.observe: Callable[[CallRecord, CallFacts], None] | None = None
         """Told of each call that has ended, after the log."""
         self._providers = providers
@@ -88,13 +98,25 @@ class Gateway:
         self.ledger = Ledger(clock, on_used_up)
         self.limiter = RateLimiter(clock)
         self.delivery = Delivery(Upstream(providers, transport, clock), clock)
+        self.guards = GuardMaker(self.counter)
+        self.recall: Callable[[Plan, CallInput, Caller], Awaitable[StoredAnswer | None]] | None = None
+        """Finds an earlier answer to what a guardrail asks."""
+        self.checkpoint = Checkpoint(Screener(policies, clock.monotonic), self.guards, self._call_for_guardrail)
 
     async def aclose(self) -> None:
         """Close the connections to providers."""
+        self._policies.close()
         await self._transport.aclose()
 
     async def call(
-        self, plan: Plan, asked: CallInput, statement: Statement, stored: StoredAnswer | None = None
+        self,
+        plan: Plan,
+        asked: CallInput,
+        statement: Statement,
+        stored: StoredAnswer | None = None,
+        *,
+        screened: Screened | None = None,
+        guarding: Guarding | None = None,
     ) -> Outcome:
         """Make one call and log it.
 
@@ -103,6 +125,8 @@ class Gateway:
             asked: The row.
             statement: On whose behalf, and for which statement.
             stored: An earlier answer to the same request, which is given again if it may be.
+            screened: What guardrails have said of the request already.
+            guarding: The guardrail that makes the call.
 
         Returns:
             The result or the error; errors are values here, so that one row's does not end the others.
@@ -110,9 +134,9 @@ class Gateway:
         Raises:
             asyncio.CancelledError: The task was cancelled; if a request had gone out, that is logged.
         """
-        progress = CallInProgress(plan, asked, statement, self._clock)
+        progress = CallInProgress(plan, asked, statement, self._clock, guarding)
         try:
-            outcome = await self._call(plan, asked, progress, stored)
+            outcome = await self._call(plan, asked, progress, stored, screened)
         except CallError as error:
             outcome = Outcome(progress.failed(error), error=error)
         except asyncio.CancelledError as cancelled:
@@ -125,8 +149,8 @@ class Gateway:
             raise
         except Exception as error:
             _LOGGER.debug("call %s failed inside the gateway", progress.request_id, exc_info=error)
-            unexpected = _unexpected(plan, error, progress.request_id)
-            outcome = Outcome(progress.failed(unexpected), error=unexpected)
+            failure = unexpected(plan, error, progress.request_id)
+            outcome = Outcome(progress.failed(failure), error=failure)
         self._end(progress, outcome.record)
         return outcome
 
@@ -156,15 +180,38 @@ class Gateway:
         self._cleared_at[endpoint] = self._clock.now()
         self._reuse.clear()
 
+    async def _call_for_guardrail(self, plan: Plan, asked: CallInput, statement: Statement, guarding: Guarding) -> Any:
+        """Return what a model says to a guardrail, an `Undecided` where it says nothing."""
+        stored = None
+        if self.recall is not None and plan.reusable:
+            try:
+                stored = await self.recall(plan, asked, statement.caller)
+            except StoreError:
+                return Undecided("the log cannot be searched for an earlier answer")
+        outcome = await self.call(plan, asked, statement, stored, guarding=guarding)
+        if outcome.error is None:
+            return outcome.value
+        return Undecided(
+            f'endpoint "{plan.endpoint_name}" failed with {outcome.error.code}, HTTP status {outcome.error.status} '
+            f"(request id {outcome.record.databricks_request_id})"
+        )
+
     async def _call(
-        self, plan: Plan, asked: CallInput, progress: CallInProgress, stored: StoredAnswer | None
+        self,
+        plan: Plan,
+        asked: CallInput,
+        progress: CallInProgress,
+        stored: StoredAnswer | None,
+        screened: Screened | None,
     ) -> Outcome:
-        refusal = plan.refuse(progress.caller, progress.request_id)
+        refusal = plan.refuse(progress.caller, progress.request_id, is_permitted=progress.guarding is not None)
         if refusal:
             raise refusal
         endpoint = plan.endpoint
         assert endpoint is not None  # noqa: S101  a plan without an endpoint refuses
-        prompt = self._read(plan, endpoint, asked, progress)
+        prompt = self._read(plan, endpoint, asked, progress, screened)
+        if plan.guards.input:
+            prompt = await self.checkpoint.pass_request(plan, prompt, progress, screened)
         # A request given as a STRUCT may bring a temperature of its own.
         reusable = plan.reusable and is_reusable(endpoint.task, prompt.request.parameters)
         if reusable:
@@ -186,7 +233,7 @@ class Gateway:
         """Return an answer and whether it is another call's."""
         reuse, ttl_s = self._reuse, float(endpoint.cache_ttl_seconds or 0)
         while True:
-            found = await reuse.find(progress.key) or self._revived(endpoint, prompt, progress.key, stored)
+            found = await reuse.find(progress.key) or await self._revived(plan, endpoint, prompt, progress, stored)
             if found is not None:
                 return found, True
             admission = await self._admit(endpoint, prompt, progress)
@@ -198,7 +245,9 @@ class Gateway:
             make = partial(self._make_admitted, plan, endpoint, prompt, progress, admission)
             return await reuse.lead(progress.key, ttl_s, make), False
 
-    def _revived(self, endpoint: Endpoint, prompt: Prompt, key: bytes, stored: StoredAnswer | None) -> Reusable | None:
+    async def _revived(
+        self, plan: Plan, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress, stored: StoredAnswer | None
+    ) -> Reusable | None:
         """Return an answer from the log as it was when it came, None where it cannot be read any more."""
         entity = next((e for e in endpoint.entities if stored and e.id == stored.served_entity_id), None)
         if stored is None or entity is None or self._is_cleared(endpoint, stored):
@@ -208,9 +257,11 @@ class Gateway:
         except Exception as error:
             _LOGGER.debug("the answer of call %s cannot be given again", stored.request_id, exc_info=error)
             return None
+        if endpoint.log_original and plan.guards.output:  # else the log has it as it left the guardrails
+            answer = await self.checkpoint.pass_answer(plan, prompt, answer, progress)
         made = Reusable(answer, stored.request_id, entity.id, stored.request_body, stored.response_body)
         age_s = (self._clock.now() - stored.request_time).total_seconds()
-        self._reuse.keep(key, float(endpoint.cache_ttl_seconds or 0) - max(0.0, age_s), made)
+        self._reuse.keep(progress.key, float(endpoint.cache_ttl_seconds or 0) - max(0.0, age_s), made)
         return made
 
     def _is_cleared(self, endpoint: Endpoint, stored: StoredAnswer) -> bool:
@@ -250,10 +301,13 @@ class Gateway:
         if self.ledger.is_empty:
             progress.reservation = self.ledger.begin(*asked, partial(self._estimate, endpoint, prompt))
             return
+        if progress.guarding is not None and progress.guarding.phase == "output":
+            progress.reservation = self.ledger.join(*asked, self._estimate(endpoint, prompt))
+            return
         try:
             progress.reservation = await progress.limited(self.ledger.admit(*asked, self._estimate(endpoint, prompt)))
         except BudgetRefused as refused:
-            raise _over_budget(endpoint, refused, progress.request_id) from None
+            raise over_budget(endpoint, refused, progress.request_id) from None
 
     def _estimate(self, endpoint: Endpoint, prompt: Prompt) -> Estimate:
         """Return what a call may cost."""
@@ -288,7 +342,7 @@ class Gateway:
             progress.admission = await progress.limited(admitting)
             return progress.admission
         except LimitReached as reached:
-            raise _limited(endpoint, reached, progress.request_id) from None
+            raise limited(endpoint, reached, progress.request_id) from None
 
     def _expected(self, endpoint: Endpoint, prompt: Prompt, *, exact: bool) -> Tokens:
         """Return what a call may come to."""
@@ -304,17 +358,25 @@ class Gateway:
     def _usual_answer(self, endpoint: Endpoint) -> UsualAnswer:
         return self._usual_answers.setdefault(endpoint.name, UsualAnswer())
 
-    def _read(self, plan: Plan, endpoint: Endpoint, asked: CallInput, progress: CallInProgress) -> Prompt:
+    def _read(
+        self,
+        plan: Plan,
+        endpoint: Endpoint,
+        asked: CallInput,
+        progress: CallInProgress,
+        screened: Screened | None,
+    ) -> Prompt:
         try:
-            prompt = read_request(
-                endpoint.task, asked.request, asked.file, plan.parameters, plan.options.response_format
+            prompt = (
+                screened.prompt
+                if screened is not None
+                else read_request(
+                    endpoint.task, asked.request, asked.file, plan.parameters, plan.options.response_format
+                )
             )
         except BadRequest as error:
-            condition = "AI_FUNCTION_UNSUPPORTED_REQUEST"
-            told = (
-                f'[{condition}] endpoint "{endpoint.name}": {error} (request id {progress.request_id}, HTTP status 400)'
-            )
-            raise CallError(condition, told, status=400, code="BAD_REQUEST") from None
+            progress.withholds = bool(plan.guards.input) and not endpoint.log_original  # it may quote the request
+            raise unreadable(endpoint, error, progress.request_id) from None
         progress.input_characters = prompt.characters
         progress.parameters = prompt.request.parameters
         return prompt
@@ -327,22 +389,10 @@ class Gateway:
         if prompt.request.task == EMBEDDINGS and not prompt.is_list:
             content = content[0]
         try:
-            return plan.checker.check(content).value
+            return _check(plan, content, progress).value
         except AnswerMismatch as mismatch:
             progress.keep(made, reused=reused)
-            raise self._mismatched(plan, mismatch, progress) from None
-
-    def _mismatched(self, plan: Plan, mismatch: AnswerMismatch, progress: CallInProgress) -> CallError:
-        advice = (
-            "check responseFormat, or use a model that keeps to a schema"
-            if mismatch.retryable
-            else "check returnType against what the model answers"
-        )
-        told = (
-            f'[{mismatch.condition}] endpoint "{plan.endpoint_name}": {mismatch.reason}; {advice} '
-            f"(request id {progress.request_id}, HTTP status 422)"
-        )
-        return CallError(mismatch.condition, told, status=422, code="INVALID_RESPONSE")
+            raise mismatched(plan, mismatch, progress.request_id) from None
 
     async def _answer(self, plan: Plan, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress) -> Reusable:
         """Send until there is an answer in the asked-for format, within one deadline and one budget of attempts."""
@@ -351,53 +401,55 @@ class Gateway:
             exchange = await self.delivery.deliver(plan.snapshot, endpoint, request, progress, tries)
             if exchange.answer.usage.output_tokens is not None:
                 self._usual_answer(endpoint).add(exchange.answer.usage.output_tokens)
+            if plan.guards.output and endpoint.task != EMBEDDINGS:
+                exchange = await self._passed(plan, endpoint, prompt, exchange, progress)
             made = Reusable(
                 exchange.answer, progress.request_id, exchange.entity.id, exchange.request_body, exchange.response_body
             )
             if plan.options.response_format is None:
                 return made
             try:
-                progress.checked = plan.checker.check(exchange.answer.content)
+                progress.checked = _check(plan, exchange.answer.content, progress)
             except AnswerMismatch as mismatch:
                 mismatches += 1
                 if not mismatch.retryable or mismatches > 1 or not tries.unusable():
                     progress.keep(made)
-                    raise self._mismatched(plan, mismatch, progress) from None
+                    raise mismatched(plan, mismatch, progress.request_id) from None
                 progress.spent(exchange.answer)
                 request = _with_correction(request, exchange.answer.content, mismatch)
             else:
                 return made
 
+    async def _passed(
+        self, plan: Plan, endpoint: Endpoint, prompt: Prompt, exchange: Exchange, progress: CallInProgress
+    ) -> Exchange:
+        """Return an answer as it may be used, and as it may be logged."""
+        try:
+            answer = await self.checkpoint.pass_answer(plan, prompt, exchange.answer, progress)
+        except CallError:
+            progress.spent(exchange.answer)
+            raise
+        progress.passed(exchange.answer if endpoint.log_original else answer)
+        if answer is exchange.answer or endpoint.log_original:
+            return replace(exchange, answer=answer)
+        body = self._providers.get(exchange.entity.provider).render(prompt.request, answer)
+        return replace(exchange, answer=answer, response_body=jsontext.dumps(body))
 
-def _unexpected(plan: Plan, error: Exception, request_id: str) -> CallError:
-    told = (
-        f'[INTERNAL_ERROR] endpoint "{plan.endpoint_name}": the gateway failed with {type(error).__name__}; please '
-        f'report it with what the logger "fleming_sql" says at DEBUG (request id {request_id}, HTTP status 500)'
-    )
-    return CallError("INTERNAL_ERROR", told, status=500, code="INTERNAL_ERROR")
 
+def _check(plan: Plan, content: Any, progress: CallInProgress) -> CheckedAnswer:
+    """Return the value that SQL gets, with what was masked in the request put back.
 
-def _over_budget(endpoint: Endpoint, refused: BudgetRefused, request_id: str) -> CallError:
-    condition = "BUDGET_EXCEEDED"
-    told = f'[{condition}] endpoint "{endpoint.name}": {refused.reason} (request id {request_id}, HTTP status 403)'
-    return CallError(condition, told, status=403, code=condition)
-
-
-def _limited(endpoint: Endpoint, reached: LimitReached, request_id: str) -> CallError:
-    condition = "REQUEST_LIMIT_EXCEEDED"
-    limit = reached.bound.limit
-    if reached.wait_s == float("inf"):
-        what = (
-            f"this call may use up to {reached.amount} tokens, more than {reached.bound.describe()} ever leaves: lower "
-            "max_tokens, shorten the request or raise the limit"
-        )
-    else:
-        advice = "raise max_wait_ms" if limit.waits else "set on_exceeded to wait"
-        what = (
-            f"{reached.bound.describe()} is used up: try again in {reached.wait_s:.1f} s, {advice} or raise the limit"
-        )
-    told = f'[{condition}] endpoint "{endpoint.name}": {what} (request id {request_id}, HTTP status 429)'
-    return CallError(condition, told, status=429, code=condition)
+    Raises:
+        AnswerMismatch: It does not fit; the text quotes the answer as it came, with the placeholders.
+    """
+    if not progress.originals:
+        return plan.checker.check(content)
+    try:
+        return plan.checker.check(with_originals(content, progress.originals))
+    except AnswerMismatch as mismatch:
+        plan.checker.check(content)
+        reason = "the answer does not fit once the originals stand in the place of their placeholders"
+        raise AnswerMismatch(mismatch.condition, reason, retryable=mismatch.retryable) from None
 
 
 def _with_correction(request: ModelRequest, answer: Any, mismatch: AnswerMismatch) -> ModelRequest:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from fleming_sql import jsontext
 from fleming_sql.errors import ArgumentError, CallError
 from fleming_sql.gateway.fairness import Flow
+from fleming_sql.gateway.guards import NO_GUARDS, Guards
 from fleming_sql.policies.access import identify, refuse
 from fleming_sql.policies.answers import AnswerChecker
 from fleming_sql.policies.limits import Requirement, requirements
@@ -51,6 +52,8 @@ class Access:
     """Why it may not call."""
     requirements: tuple[Requirement, ...]
     """The rate limits that its calls meet."""
+    groups: tuple[str, ...] = ()
+    """Those that it is in, by its own word or by the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,8 @@ class Plan:
     reusable: bool = False
     fingerprint: bytes = b""
     """Of everything but the row that an answer depends on."""
+    guards: Guards = NO_GUARDS
+    """What looks at the requests and the answers."""
     _access: dict[Caller, Access] = field(default_factory=dict, compare=False)
 
     @property
@@ -113,14 +118,21 @@ class Plan:
             known = self._access[caller] = Access(
                 refuse(name, snapshot.permissions.get(name, ()), identity) if self.endpoint else None,
                 requirements(snapshot.rate_limits.get(name, ()), identity),
+                tuple(sorted(identity.groups)),
             )
         return known
 
-    def refuse(self, caller: Caller, request_id: str) -> CallError | None:
-        """Return the error that every row of this plan gets from a caller, None where calls can be made."""
+    def refuse(self, caller: Caller, request_id: str, *, is_permitted: bool = False) -> CallError | None:
+        """Return the error that every row of this plan gets from a caller, None where calls can be made.
+
+        Args:
+            caller: Who calls.
+            request_id: Of the call.
+            is_permitted: Whether permissions are passed over: a guardrail asks whom its row names.
+        """
         refusal = self.refusal  # first: whether a caller may call cannot be said where a row of the rules is wrong
         if refusal is None:
-            denied = self.access(caller).refusal
+            denied = None if is_permitted else self.access(caller).refusal
             if denied is None:
                 return None
             refusal = "PERMISSION_DENIED", denied, 403, "PERMISSION_DENIED"
@@ -133,7 +145,9 @@ class Plan:
         )
 
 
-def make_plan(snapshot: Snapshot, endpoint_name: str, options: CallOptions, *, is_list: bool = False) -> Plan:
+def make_plan(
+    snapshot: Snapshot, endpoint_name: str, options: CallOptions, *, is_list: bool = False, guards: Guards = NO_GUARDS
+) -> Plan:
     """Check the arguments of a call against its endpoint.
 
     Args:
@@ -141,6 +155,7 @@ def make_plan(snapshot: Snapshot, endpoint_name: str, options: CallOptions, *, i
         endpoint_name: As the caller wrote it.
         options: The other arguments.
         is_list: Whether the requests are lists of texts.
+        guards: The endpoint's.
 
     Raises:
         ArgumentError: An argument does not fit the endpoint's task, or is wrong in itself.
@@ -164,7 +179,8 @@ def make_plan(snapshot: Snapshot, endpoint_name: str, options: CallOptions, *, i
         parameters=parameters,
         refusal=_refusal(endpoint),
         reusable=options.cache and endpoint.cache_ttl_seconds is not None and _is_reusable(endpoint, parameters),
-        fingerprint=_fingerprint(endpoint, options, parameters),
+        fingerprint=_fingerprint(endpoint, options, parameters, guards),
+        guards=guards,
     )
 
 
@@ -172,11 +188,11 @@ def _is_reusable(endpoint: Endpoint, parameters: Mapping[str, Any]) -> bool:
     return all(is_reusable(endpoint.task, {**entity.parameters, **parameters}) for entity in endpoint.entities)
 
 
-def _fingerprint(endpoint: Endpoint, options: CallOptions, parameters: Mapping[str, Any]) -> bytes:
+def _fingerprint(endpoint: Endpoint, options: CallOptions, parameters: Mapping[str, Any], guards: Guards) -> bytes:
     ids = [entity.id for entity in endpoint.entities]
     shape = asdict(options.response_format) if options.response_format else None
     text = jsontext.dumpb([endpoint.name, endpoint.version, ids, parameters, shape])
-    return hashlib.blake2b(text, digest_size=32).digest()
+    return hashlib.blake2b(text + guards.fingerprint, digest_size=32).digest()
 
 
 def _check_task(endpoint: Endpoint, options: CallOptions) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from fleming_sql.clock import Clock
 from fleming_sql.errors import CallError
@@ -16,12 +16,32 @@ from fleming_sql.gateway.reuse import Reusable
 from fleming_sql.gateway.upstream import Cancelled, Exchange, ExchangeFailed
 from fleming_sql.policies.answers import CheckedAnswer
 from fleming_sql.policies.tokens import Tokens, estimate_tokens
-from fleming_sql.types import Answer, AnsweredRequest, Attempt, Caller, CallFacts, CallRecord, ServedEntity, Usage
+from fleming_sql.types import (
+    Answer,
+    AnsweredRequest,
+    Attempt,
+    Caller,
+    CallFacts,
+    CallRecord,
+    GuardrailResult,
+    Phase,
+    ServedEntity,
+    Usage,
+)
 
 T = TypeVar("T")
 
 CANCELLED_STATUS: Final = 499
 """What proxies log when the client goes away before the answer."""
+
+
+class Guarding(NamedTuple):
+    """What a call is for that a guardrail makes."""
+
+    guardrail: str
+    request_id: str
+    """Of the call that it looks at."""
+    phase: Phase
 
 
 class CallInProgress:
@@ -32,16 +52,20 @@ class CallInProgress:
         asked: The row.
         statement: The statement it belongs to.
         clock: Time and ids.
+        guarding: The guardrail that makes the call; None for everybody else's.
     """
 
     __slots__ = (
         "_answers", "_asked", "_attempts", "_clock", "_deadline", "_idle_s", "_limited_s", "_plan", "_queued_s",
         "_request_body", "_response_body", "_spent", "_started", "_started_at", "_statement", "_upstream_ms",
-        "admission", "checked", "entity", "failures", "input_characters", "key", "last_error", "parameters",
-        "request_id", "reservation", "sent", "tokens",
+        "admission", "checked", "entity", "failures", "guarding", "input_characters", "key", "last_error",
+        "originals", "parameters", "request_id", "reservation", "results", "sent", "tokens", "unmasked_request",
+        "withholds",
     )  # fmt: skip
 
-    def __init__(self, plan: Plan, asked: CallInput, statement: Statement, clock: Clock) -> None:
+    def __init__(
+        self, plan: Plan, asked: CallInput, statement: Statement, clock: Clock, guarding: Guarding | None = None
+    ) -> None:
         self.key = plan.key(asked, statement.caller)
         self._asked = asked
         self._plan = plan
@@ -70,6 +94,11 @@ class CallInProgress:
         self.input_characters = 0
         self.parameters: Mapping[str, Any] = {}
         self.tokens = Tokens(0, 0, is_bounded=False)
+        self.guarding = guarding
+        self.results: list[GuardrailResult] = []
+        self.originals: Mapping[str, str] = {}
+        self.unmasked_request: str | None = None
+        self.withholds = False
 
     def permit(self) -> None:
         """Ask the statement whether a request may go out, and take down that it did.
@@ -101,6 +130,11 @@ class CallInProgress:
     def flow(self) -> Flow:
         """Whose turn the call takes where others wait too."""
         return self._statement.flow
+
+    @property
+    def statement(self) -> Statement:
+        """The statement that the call belongs to."""
+        return self._statement
 
     @property
     def caller(self) -> Caller:
@@ -151,6 +185,17 @@ class CallInProgress:
             self._limited_s += took
             self._queued_s += took
 
+    async def guarded(self, waiting: Awaitable[T]) -> T:
+        """Wait for guardrails; they have deadlines of their own."""
+        began = self._clock.monotonic()
+        try:
+            return await waiting
+        finally:
+            took = self._clock.monotonic() - began
+            self._idle_s += took
+            if self._deadline is not None:
+                self._deadline += took
+
     async def idle(self, waiting: Awaitable[None]) -> None:
         """Wait between attempts; the time counts against the deadline, but is not overhead."""
         began = self._clock.monotonic()
@@ -160,11 +205,14 @@ class CallInProgress:
     def tried(self, exchange: Exchange | ExchangeFailed) -> None:
         """Take down one attempt."""
         self._request_body = exchange.request_body or self._request_body
-        self._response_body = exchange.response_body
+        # What no guardrail has looked at is not logged, unless everything is.
+        is_answer = isinstance(exchange, Exchange) or exchange.failure.status < 300
+        self._response_body = exchange.response_body if self.shows_answers or not is_answer else None
         self._add(exchange.attempts)
         if isinstance(exchange, Exchange):
             answered = next((attempt.attempt_id for attempt in exchange.attempts if attempt.error_code is None), None)
-            self._answers.append(AnsweredRequest(answered, exchange.entity, exchange.answer))
+            answer = exchange.answer if self.shows_answers else replace(exchange.answer, content=None)
+            self._answers.append(AnsweredRequest(answered, exchange.entity, answer))
 
     def facts(self) -> CallFacts:
         """Return what those who watch calls want to know beside the record."""
@@ -212,8 +260,12 @@ class CallInProgress:
         """Return the record of a row that shares the outcome of an identical row of its vector."""
         if made is not None and first.error_code is None:
             self.input_characters = first.input_character_count
-            return self.reused(made)
+            record = self.reused(made)
+            record.request = first.request
+            record.guardrail_results = first.guardrail_results
+            return record
         record = self._record(first.status_code)
+        record.guardrail_results = first.guardrail_results
         record.error_code, record.error_message = first.error_code, first.error_message
         record.request, record.response = first.request, first.response
         record.served_entity_id = first.served_entity_id
@@ -251,8 +303,29 @@ class CallInProgress:
         self._upstream_ms += _span_ms(attempts)
 
     @property
+    def shows_answers(self) -> bool:
+        """Whether errors and the log may hold an answer as it came."""
+        endpoint = self._plan.endpoint
+        return not self._plan.guards.output or (endpoint is not None and endpoint.log_original)
+
+    def passed(self, answer: Answer) -> None:
+        """Show those who watch calls the answer that came last, as guardrails have left it."""
+        self._answers[-1] = replace(self._answers[-1], answer=answer)
+
+    def blocked_request(self, request: str | None, response: str) -> None:
+        """Log these of a call whose request a guardrail blocks; None where nothing may be logged of it."""
+        self._request_body, self._response_body = request, response
+
+    def blocked_answer(self, response: str) -> None:
+        """Log this in the place of an answer that a guardrail blocks."""
+        if not self.shows_answers:
+            self._response_body = response
+
+    @property
     def _may_quote(self) -> bool:
         """Whether the log may hold texts that quote the request or the answer, as those of errors do."""
+        if self.withholds:
+            return False
         endpoint = self._plan.endpoint
         return endpoint is None or endpoint.payload_logging or self._plan.refusal is not None
 
@@ -282,9 +355,13 @@ class CallInProgress:
             attempts=tuple(
                 attempt if self._may_quote else replace(attempt, error_message=None) for attempt in self._attempts
             ),
+            guardrail_results=tuple(self.results),
         )
+        if self.guarding is not None:
+            record.guardrail, record.guarded_request_id = self.guarding.guardrail, self.guarding.request_id
         if endpoint is not None and endpoint.payload_logging:
-            _log_bodies(record, self._request_body, self._response_body, endpoint.max_logged_bytes)
+            request = self.unmasked_request or self._request_body
+            _log_bodies(record, request, self._response_body, endpoint.max_logged_bytes)
         return record
 
     def _count(self, record: CallRecord) -> CallRecord:

@@ -80,6 +80,8 @@ class Target:
     endpoint: Endpoint
     entity: ServedEntity
     credentials: Mapping[str, Credential]
+    may_quote: bool = True
+    """Whether errors may quote an answer that cannot be read: guardrails have not looked at it."""
 
 
 class Why(NamedTuple):
@@ -282,6 +284,8 @@ class _OneExchange:
         )
 
     def _beginning(self) -> str:
+        if not self._target.may_quote:
+            return "(not shown, since guardrails look at answers)"
         text = self._response_body or ""
         return jsontext.dumps(text[:200]) if text else "(empty)"
 

@@ -14,6 +14,7 @@ PROVIDERS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "anthropic": "fleming_sql.providers.anthropic:Anthropic",
         "openai": "fleming_sql.providers.openai:OpenAI",
+        "openai-moderation": "fleming_sql.providers.openai_moderation:OpenAIModeration",
         "simulated": "fleming_sql.providers.simulated:Simulated",
     }
 )

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 from fleming_sql.jsontext import dumpb, dumps
 from fleming_sql.providers.anthropic_requests import to_body
 from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider, read_count, read_text
+from fleming_sql.providers.rendering import known
 from fleming_sql.types import CHAT, Answer, ModelRequest, OutgoingRequest, Secret, ServedEntity, Usage
 
 BASE_URL: Final = "https://api.anthropic.com/v1"
@@ -21,6 +22,8 @@ _FINISH_REASONS: Final[Mapping[str, str]] = {
     "refusal": "content_filter",
 }
 """Anthropic's stop reasons in the words of the chat completions that the rest of the gateway knows."""
+_STOP_REASONS: Final[Mapping[str, str]] = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+"""The other way round, by the likeliest of those that are one there."""
 
 
 class Anthropic(Provider):
@@ -88,6 +91,18 @@ class Anthropic(Provider):
             finish_reason=_FINISH_REASONS.get(reason, reason) if isinstance(reason, str) else None,
         )
 
+    def render(self, request: ModelRequest, answer: Answer) -> Any:
+        """Return an answer as a message with one block of text, which is read whatever the response format is."""
+        reason = answer.finish_reason
+        return {
+            "type": "message",
+            "role": "assistant",
+            "model": answer.model,
+            "content": [{"type": "text", "text": answer.content}],
+            "stop_reason": None if reason is None else _STOP_REASONS.get(reason, reason),
+            "usage": _rendered_usage(answer.usage),
+        }
+
 
 def _config(entity: ServedEntity, key: str) -> str | None:
     """Return a header's value out of the provider_config; a list becomes a list with commas."""
@@ -139,6 +154,22 @@ def _usage(usage: Any) -> Usage:
         cache_write_tokens=read_count(usage, "cache_creation_input_tokens"),
         service_tier=_tier(usage),
     )
+
+
+def _rendered_usage(usage: Usage) -> dict[str, Any]:
+    """Return the counts as Anthropic keeps them, what its cache took or gave apart from other input."""
+    cached = (usage.cached_input_tokens or 0) + (usage.cache_write_tokens or 0)
+    counts: dict[str, Any] = known(
+        input_tokens=None if usage.input_tokens is None else max(0, usage.input_tokens - cached),
+        cache_read_input_tokens=usage.cached_input_tokens,
+        cache_creation_input_tokens=usage.cache_write_tokens,
+        output_tokens=usage.output_tokens,
+    )
+    if usage.reasoning_tokens is not None:
+        counts["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+    if usage.service_tier is not None:
+        counts["service_tier"] = usage.service_tier
+    return counts
 
 
 def _tier(usage: Mapping[str, Any]) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final
 import httpx
 
 from fleming_sql.providers.refusals import read_refusal
+from fleming_sql.providers.rendering import render_openai
 from fleming_sql.types import Answer, ModelRequest, OutgoingRequest, Refusal, Secret, ServedEntity, Usage
 
 MAX_TOKENS: Final = 10**12
@@ -107,6 +108,13 @@ class Provider(ABC):
         Raises:
             BadAnswer: The payload is not of this wire format.
         """
+
+    def render(self, request: ModelRequest, answer: Answer) -> Any:
+        """Return an answer in this wire format, as if the model had answered so.
+
+        It is what the log keeps of an answer that a guardrail has masked, and what `decode` reads again.
+        """
+        return render_openai(request.task, answer)
 
     def read_error(self, payload: Any) -> str:
         """Return the message inside an error answer; `payload` is parsed JSON, or text if it is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ import duckdb
 import orjson
 
 from fleming_sql.store.alerts import read_alerts
+from fleming_sql.store.guardrails import GuardrailTables, Macros, read_guardrails, read_macros
 from fleming_sql.store.rules import read_rules
 from fleming_sql.store.settings import read_settings
 from fleming_sql.types import CUSTOM, Credential, Endpoint, ServedEntity, Settings, Snapshot, Task
@@ -32,6 +33,8 @@ _TABLES: Final = (
     "budgets",
     "alerts",
     "settings",
+    "guardrails",
+    "pii_entities",
 )
 # One statement, because each costs its own 0.2 ms; a row's hash covers all its columns, and rows may stand twice.
 _FINGERPRINT: Final = " union all ".join(
@@ -43,9 +46,10 @@ _PLAIN: Final = "pragma disable_optimizer"
 _OPTIMIZED: Final = "pragma enable_optimizer"
 _ENDPOINT_COLUMNS: Final = (
     "name, task, enabled, payload_logging, usage_tracking, cache_ttl_seconds, cache_scope, max_concurrency, "
-    "timeout_ms, connect_timeout_ms, max_retries, max_response_bytes, max_logged_bytes, default_parameters, "
-    "fallback_enabled, fallback_on, retry_on_timeout, attempt_timeout_ms, hedge_after_ms, hedge_percentile, routing, "
-    "sticky_key, adaptive_concurrency, breaker_failure_share, breaker_min_calls, breaker_window_ms, breaker_open_ms"
+    "timeout_ms, connect_timeout_ms, max_retries, max_response_bytes, max_logged_bytes, log_original, "
+    "default_parameters, fallback_enabled, fallback_on, retry_on_timeout, attempt_timeout_ms, hedge_after_ms, "
+    "hedge_percentile, routing, sticky_key, adaptive_concurrency, breaker_failure_share, breaker_min_calls, "
+    "breaker_window_ms, breaker_open_ms"
 )
 _ENTITY_COLUMNS: Final = (
     "endpoint, name, provider, model, base_url, credential, traffic_percentage, position, parameters, provider_config"
@@ -61,12 +65,19 @@ _OPERATIONAL: Final = frozenset(
     }
 )  # fmt: skip
 _PROBLEMS: Final = """
+with stopped as (
+    select unnest(stops) as endpoint, table_name, row_key, column_name, problem, remedy from {found}
+)
 select
     endpoint,
     problem || ': ' || remedy || ' (table fleming.' || table_name || ', row ' || row_key
         || coalesce(', column ' || column_name, '') || ')'
-from config_problem_endpoints
+from stopped
+order by endpoint, table_name, row_key, column_name nulls first
 """
+# In two parts: a store without a guardrail need not be asked for the second.
+_GENERAL_PROBLEMS: Final = _PROBLEMS.format(found="__problems_besides_guardrails()")
+_GUARDRAIL_PROBLEMS: Final = _PROBLEMS.format(found="__problems_about_guardrails(?::varchar)")
 _VERSIONS: Final = """
 select endpoint_name, endpoint_config_version, config_fingerprint, served_entity_name, served_entity_id
 from serving.served_entities
@@ -107,7 +118,8 @@ class ConfigReader:
         cursor.execute(_PLAIN)
         self._user = user
         self._lock = threading.Lock()
-        self._fingerprint: frozenset[tuple[Any, ...]] | None = None
+        self._fingerprint: tuple[frozenset[tuple[Any, ...]], Macros | None] | None = None
+        self._macros: Macros | None = None
         self._snapshot = Snapshot()
         self._unreadable: list[tuple[str, str]] = []
 
@@ -116,10 +128,12 @@ class ConfigReader:
         with self._lock:
             files = self._files_state()
             if files is None or files != self._files_seen:
-                fingerprint = frozenset(self._cursor.execute(self._ask_fingerprint).fetchall())
-                if fingerprint != self._fingerprint:
+                tables = frozenset(self._cursor.execute(self._ask_fingerprint).fetchall())
+                # Macros are no rows, and to look for them takes milliseconds: only where a guardrail is in SQL.
+                macros = None if self._macros is None else read_macros(self._rows)
+                if (tables, macros) != self._fingerprint:
                     self._snapshot = self._read()
-                    self._fingerprint = fingerprint
+                    self._fingerprint = (tables, self._macros)
                 self._files_seen = files
             return self._snapshot
 
@@ -149,8 +163,8 @@ class ConfigReader:
             return file.st_size, file.st_mtime_ns
         return file.st_size, file.st_mtime_ns, log.st_size, log.st_mtime_ns
 
-    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
-        return self._cursor.execute(sql).fetchall()
+    def _rows(self, sql: str, parameters: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
+        return self._cursor.execute(sql, parameters).fetchall()
 
     def _named(self, columns: str, source: str) -> list[dict[str, Any]]:
         names = columns.split(", ")
@@ -166,7 +180,8 @@ class ConfigReader:
             endpoints = self._with_versions(
                 {row["name"]: self._endpoint(row, entities) for row in self._named(_ENDPOINT_COLUMNS, "endpoints")}
             )
-            problems = self._problems()
+            guardrails = read_guardrails(self._rows)
+            problems = self._problems(guardrails)
             credentials = self._rows("select name, source, reference from credentials")
             rules = read_rules(self._rows)
             settings = self._placed(read_settings(self._rows))
@@ -177,6 +192,9 @@ class ConfigReader:
             raise
         finally:
             self._cursor.execute(_PLAIN)
+        # One that is wrong may be right once a macro is there.
+        are_wrong = guardrails.macros is not None and any(problems.values())
+        self._macros = guardrails.macros if guardrails.uses_macros or are_wrong else None
         return Snapshot(
             {name: replace(e, problems=tuple(problems[name])) for name, e in endpoints.items()},
             {name: Credential(name, source, reference) for name, source, reference in credentials},
@@ -188,6 +206,7 @@ class ConfigReader:
             settings,
             alerts,
             rules.budgets,
+            guardrails=guardrails.rules,
         )
 
     def _placed(self, settings: Settings) -> Settings:
@@ -210,6 +229,7 @@ class ConfigReader:
     def _endpoint(self, row: dict[str, Any], entities: Mapping[str, tuple[ServedEntity, ...]]) -> Endpoint:
         name = row["name"]
         row["fallback_on"] = tuple(row["fallback_on"])
+        row["log_original"] = bool(row["log_original"])  # NULL in the rows of a store from before the column
         row["default_parameters"] = self._mapping(row, "default_parameters", name, f"endpoints, row {name}")
         return Endpoint(**row, version=0, entities=entities.get(name, ()), problems=())
 
@@ -233,9 +253,12 @@ class ConfigReader:
             return {}
         return value if isinstance(value, dict) else {}
 
-    def _problems(self) -> defaultdict[str, list[str]]:
+    def _problems(self, guardrails: GuardrailTables) -> defaultdict[str, list[str]]:
+        rows = [*self._unreadable, *self._rows(_GENERAL_PROBLEMS)]
+        if guardrails.any:
+            rows += self._rows(_GUARDRAIL_PROBLEMS, [guardrails.macros_json])
         found: defaultdict[str, list[str]] = defaultdict(list)
-        for endpoint, message in [*self._unreadable, *self._rows(_PROBLEMS)]:
+        for endpoint, message in rows:
             found[endpoint].append(message)
         return found
 

@@ -22,6 +22,7 @@ from fleming_sql.testing.replies import (
     echo_chat,
     embeddings_reply,
     error_reply,
+    moderation_reply,
 )
 from fleming_sql.testing.server import MockModel
 
@@ -41,4 +42,5 @@ __all__ = [
     "echo_chat",
     "embeddings_reply",
     "error_reply",
+    "moderation_reply",
 ]

@@ -180,6 +180,29 @@ def anthropic_reply(
     return Reply(body=body)
 
 
+def moderation_reply(*scores: Mapping[str, float], threshold: float = 0.5, model: str = "mock-moderation-1") -> Reply:
+    """Return an OpenAI moderation answer.
+
+    Args:
+        scores: For each text that was sent, category to score.
+        threshold: The score from which a category counts as flagged.
+        model: Who says it answered.
+
+    Example:
+        >>> moderation_reply({"hate": 0.9}).body["results"][0]["flagged"]
+        True
+    """
+    results = [
+        {
+            "flagged": any(score >= threshold for score in one.values()),
+            "categories": {name: score >= threshold for name, score in one.items()},
+            "category_scores": dict(one),
+        }
+        for one in scores
+    ]
+    return Reply(body={"id": "modr-mock0001", "model": model, "results": results})
+
+
 def error_reply(status: int, message: str, *, headers: Mapping[str, str] | None = None) -> Reply:
     """Return an error in OpenAI's shape.
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
+from fleming_sql.types.guardrails import GuardrailRules
+
 Task = Literal[
     "llm/v1/chat",
     "llm/v1/completions",
@@ -103,6 +105,8 @@ class Endpoint:
     """A longer answer is refused while it is read."""
     max_logged_bytes: int
     """A longer request or response body is left out of the log, with a logging error code."""
+    log_original: bool
+    """Whether the log keeps requests and answers as they were before guardrails masked them."""
     default_parameters: Mapping[str, Any]
     fallback_enabled: bool
     """Whether the other entities are tried when one fails."""
@@ -282,6 +286,7 @@ class Snapshot:
     settings: Settings = field(default_factory=Settings)
     alerts: tuple[AlertRule, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    guardrails: GuardrailRules = field(default_factory=GuardrailRules)
 
     def price(self, entity: ServedEntity, at: datetime, tier: str = "default", input_tokens: int = 0) -> Price | None:
         """Return what an entity costs, None where that is not known.

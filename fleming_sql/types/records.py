@@ -37,8 +37,9 @@ class GuardrailResult:
     """`input` or `output`."""
     kind: str
     action: str
-    """`block`, `mask`, `log` or `none`."""
+    """`block`, `mask`, `log`, `none` where it found nothing, or `allow` where it failed and lets pass."""
     reason: str | None
+    """Why, without the text that it matched."""
     entities: str | None
     """JSON array: what was found, by type, with counts and offsets."""
     duration_ms: float
@@ -84,3 +85,7 @@ class CallRecord:
     request_streaming: bool = False
     attempts: tuple[Attempt, ...] = ()
     guardrail_results: tuple[GuardrailResult, ...] = ()
+    guardrail: str | None = None
+    """The guardrail that made the call; None for everybody else's."""
+    guarded_request_id: str | None = None
+    """The call that it was made about."""

@@ -25,7 +25,9 @@ select
     replace(request_hash::varchar, '-', '') as request_hash,
     statement_id,
     config_version,
-    log_seq
+    log_seq,
+    guardrail,
+    guarded_request_id
 from serving.calls;
 
 comment on view serving.inference is 'One row per call, denied and failed ones too: bodies, status, timings. reused_request_id names the call whose answer a cache hit returned';
@@ -201,6 +203,8 @@ comment on column serving.inference.attempts is 'Upstream requests made';
 comment on column serving.inference.request_hash is 'Equal for calls that may share an answer';
 comment on column serving.inference.statement_id is 'Equal for the calls of one SQL statement';
 comment on column serving.inference.log_seq is 'Place of the call in the log, growing: in the order in which calls were logged';
+comment on column serving.inference.guardrail is 'Name of the guardrail that made the call; NULL for the calls of everybody else';
+comment on column serving.inference.guarded_request_id is 'The call that the guardrail made it about';
 comment on column serving.inference.config_version is 'Version of the endpoint, as in served_entities.endpoint_config_version';
 
 comment on column serving.attempts.databricks_request_id is 'The call it was made for';

@@ -31,6 +31,8 @@ comment on column lake.inference.request_hash is 'As in serving.inference';
 comment on column lake.inference.statement_id is 'As in serving.inference';
 comment on column lake.inference.config_version is 'As in serving.inference';
 comment on column lake.inference.log_seq is 'As in serving.inference';
+comment on column lake.inference.guardrail is 'As in serving.inference';
+comment on column lake.inference.guarded_request_id is 'As in serving.inference';
 comment on column lake.inference.store_id is 'Store that exported the row, as in serving.store';
 
 -- one row is one upstream request, as exported

@@ -36,6 +36,7 @@ def _endpoint(entities: int | Sequence[ServedEntity] = 2, **columns: Any) -> End
         max_retries=2,
         max_response_bytes=1_000_000,
         max_logged_bytes=1_000_000,
+        log_original=False,
         default_parameters={},
         fallback_enabled=True,
         fallback_on=(),

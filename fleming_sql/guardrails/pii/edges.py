@@ -1,0 +1,37 @@
+"""What stands right before and after a find: whether it is whole, or a piece of something longer."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+WORD: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
+DIGITS: Final = frozenset(b"0123456789")
+NO_DIGITS: Final = bytes(code for code in range(256) if code not in DIGITS)
+"""What `bytes.translate` is to take out so that digits are left."""
+_WORD_BEFORE: Final = re.compile(rb"(?<![0-9A-Za-z_.-])(?=[A-Za-z]*[G-Zg-z])[A-Za-z]{3,20}\Z")
+_WORD_AFTER: Final = re.compile(rb"(?=[A-Za-z]*[G-Zg-z])[A-Za-z]{3,20}")
+
+
+def at(data: bytes, position: int) -> int:
+    """Return the byte at a position, 0 outside of the text."""
+    return data[position] if 0 <= position < len(data) else 0
+
+
+def is_piece(data: bytes, begin: int, stop: int) -> bool:
+    """Return whether a number is a piece of a word, of a decimal, or of a chain of numbers."""
+    before, after = at(data, begin - 1), at(data, stop)
+    if before in WORD or after in WORD:
+        return True
+    return (before in b".-_+" and at(data, begin - 2) in WORD) or (after in b".-_/" and at(data, stop + 1) in DIGITS)
+
+
+def is_glued(data: bytes, begin: int, stop: int) -> bool:
+    """Return whether nothing but a word stands right before or after a number, as in `card4111…exp`."""
+    before, after = at(data, begin - 1), at(data, stop)
+    # A word of hexadecimal digits alone may be the beginning of a hash.
+    if (before in WORD or before in b".-_+") and not _WORD_BEFORE.search(data[max(0, begin - 21) : begin]):
+        return False
+    if after in WORD or (after in b".-_/" and at(data, stop + 1) in DIGITS):
+        return _WORD_AFTER.match(data, stop) is not None
+    return True
