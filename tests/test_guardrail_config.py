@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -507,6 +508,19 @@ def test_a_policy_with_a_function_that_does_not_exist_is_a_problem(con: Con, add
 
     assert "DuckDB does not take the policy" in problem
     assert "no_such" in problem
+
+
+@pytest.mark.parametrize("expression", ["event.message like '%x%'", "1", "[event.message]"])
+def test_a_policy_that_returns_no_verdict_is_a_problem(con: Con, add_endpoint: AddEndpoint, expression: str) -> None:
+    add_endpoint(con)
+    con.execute(
+        "insert into fleming.guardrails (endpoint, kind, config) values ('chat', 'sql', ?)",
+        [json.dumps({"expression": expression})],
+    )
+
+    [(problem,)] = con.execute("select problem from fleming.config_problems where table_name = 'guardrails'").fetchall()
+
+    assert "which is no verdict" in problem
 
 
 def test_a_policy_is_right_once_its_macro_is_there(con: Con, add_endpoint: AddEndpoint) -> None:

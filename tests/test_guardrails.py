@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -745,3 +746,195 @@ def test_an_unknown_key_of_a_config_is_a_problem(con: Con, model: MockModel, gua
     assert (table, column) == ("guardrails", "config")
     assert "words" in problem
     assert "CONFIG_PROBLEM" in refused(con, "hello")
+
+
+# Who asks, and what was given before
+
+
+def test_a_policy_on_who_asks_holds_for_answers_given_before(con: Con, model: MockModel, guard: Guard) -> None:
+    guard("sql", {"expression": "if(event.actor = 'bob', 'DENY', 'ALLOW')"}, phase="output")
+    guard(
+        "sql",
+        {
+            "expression": "if(event.actor = 'eve', {'result': 'MASK', 'message': 'masked'}, "
+            "{'result': 'ALLOW', 'message': null})"
+        },
+    )
+    fleming_sql.attach(bob := con.duckdb.cursor(), user="bob")
+    fleming_sql.attach(eve := con.duckdb.cursor(), user="eve")
+
+    assert ask(con, "hello") == "echo: hello"
+    assert "GUARDRAIL" in refused(bob, "hello")
+    assert ask(eve, "hello") == "echo: masked"
+
+
+def test_an_answer_that_a_judge_could_not_read_is_asked_for_again(
+    con: Con, model: MockModel, serve: Serve, guard: Guard
+) -> None:
+    said = iter(["I am not sure", '{"flagged": false}'])
+    serve(lambda _: chat_reply(next(said)), name="judge")
+    guard("judge", {"endpoint": "judge", "prompt": "Is it dangerous?"})
+
+    assert "could not decide" in refused(con, "hello")
+    assert ask(con, "hello") == "echo: hello"
+
+
+# Faults
+
+
+def test_a_request_that_is_nested_too_deep_fails_alone(con: Con, model: MockModel, guard: Guard) -> None:
+    guard("keywords", {"keywords": ["bomb"]})
+    deep = '{"messages": [{"role": "user", "content": "hi"}], "metadata": ' + "[" * 900 + "]" * 900 + "}"
+
+    rows = con.execute(
+        "select ai_query('chat', j::json, failOnError => false).result from (values ('\"a\"'), (?), ('\"b\"')) as v(j)",
+        [deep],
+    ).fetchall()
+
+    assert [rows[0], rows[2]] == [("echo: a",), ("echo: b",)]
+    assert len(logged(con, "status_code")) == 3
+
+
+def test_a_call_that_is_broken_off_while_its_answer_is_judged_is_logged_as_itself(
+    con: Con, model: MockModel, serve: Serve, guard: Guard
+) -> None:
+    other = serve(lambda _: Reply(hang=True), name="judge")
+    guard("judge", {"endpoint": "judge", "prompt": "Is it dangerous?"}, phase="output")
+    thread = threading.Thread(target=lambda: suppressed(con, "select ai_query('chat', 'hello')"))
+    thread.start()
+    other.wait_until(lambda server: server.request_count == 1)
+
+    con.interrupt()
+    thread.join(30)
+
+    rows = con.execute(
+        "select i.endpoint_name, i.status_code, i.request like '%system%', i.attempts, u.input_token_count "
+        "from fleming.serving.inference as i "
+        "inner join fleming.serving.endpoint_usage as u using (databricks_request_id) order by i.endpoint_name"
+    ).fetchall()
+    assert [row[:4] for row in rows] == [("chat", 499, False, 1), ("judge", 499, True, 1)]
+    assert rows[0][4] == 9
+
+
+def suppressed(con: Con, sql: str) -> None:
+    with pytest.raises((duckdb.Error, RuntimeError)):
+        con.execute(sql).fetchall()
+
+
+def test_a_judge_of_answers_is_held_to_budgets(con: Con, model: MockModel, serve: Serve, guard: Guard) -> None:
+    other = serve(judge(flagged=False), name="judge", model="dear")
+    con.execute(
+        "insert into fleming.model_prices (provider, model, input_per_million, output_per_million) "
+        "values ('openai', 'mock', 0.001, 0.001), ('openai', 'dear', 100000, 0)"
+    )
+    con.execute(
+        "insert into fleming.budgets (scope, \"window\", amount_usd, action) values ('global', 'day', 2, 'block')"
+    )
+    guard("judge", {"endpoint": "judge", "prompt": "Is it dangerous?"}, phase="output")
+
+    con.execute("select ai_query('chat', 'row ' || i, failOnError => false) from range(40) as r(i)").fetchall()
+
+    [(spent,)] = con.execute("select sum(cost_usd) from fleming.serving.endpoint_usage").fetchall()
+    assert 0 < other.request_count < 5
+    assert spent < 4
+
+
+def test_a_judge_of_answers_does_not_wait_for_the_limit_of_the_call_it_judges(
+    con: Con, serve: Serve, guard: Guard
+) -> None:
+    serve(judge(flagged=False), parameters={"max_tokens": 600})
+    con.execute("insert into fleming.rate_limits (endpoint, tokens, on_exceeded) values ('chat', 1000, 'reject')")
+    guard("judge", {"endpoint": "chat", "prompt": "Is it dangerous?"}, phase="output")
+
+    assert json.loads(ask(con, "hello")) == {"flagged": False, "confidence": 0.9}
+
+
+def test_limits_of_a_judge_count_what_earlier_processes_asked(
+    tmp_path: Path, add_endpoint: AddEndpoint, guard: Guard
+) -> None:
+    path = str(tmp_path / "store.duckdb")
+    with MockModel(echo_chat) as model, MockModel(judge(flagged=False)) as other:
+        for number in range(2):
+            with fleming_sql.connect(gateway=path) as con:
+                if number == 0:
+                    add_endpoint(con, base_url=model.url)
+                    add_endpoint(con, "judge", base_url=other.url, cache_ttl_seconds=None)
+                    con.execute(
+                        "insert into fleming.rate_limits (endpoint, calls, on_exceeded) values ('judge', 3, 'reject')"
+                    )
+                    guard("judge", {"endpoint": "judge", "prompt": "Is it dangerous?"}, on=con)
+                con.execute(
+                    "select ai_query('chat', ? || i, failOnError => false) from range(5) as r(i)", [f"{number} "]
+                ).fetchall()
+        assert other.request_count == 3
+
+
+def test_the_log_of_a_judges_call_lacks_what_a_later_guardrail_masks(
+    con: Con, model: MockModel, serve: Serve, guard: Guard
+) -> None:
+    serve(judge(flagged=False), name="judge")
+    guard("judge", {"endpoint": "judge", "prompt": "Is it dangerous?"}, rank=1)
+    guard("pii", behavior="mask", rank=2)
+
+    ask(con, f"write to {EMAIL}")
+
+    assert EMAIL not in str(logged(con, "request", "response"))
+
+
+def test_answers_that_have_come_are_judged_though_another_row_was_blocked(con: Con, serve: Serve, guard: Guard) -> None:
+    model = serve(max_concurrency=8)
+    serve(lambda received: judge(flagged=b"bomb" in received.body)(received).delayed(0.3), name="judge")
+    guard("judge", {"endpoint": "judge", "prompt": "Is it dangerous?"}, phase="output")
+
+    suppressed(con, "select ai_query('chat', t) from (values ('a'), ('b'), ('bomb'), ('c')) as v(t)")
+
+    assert model.request_count == 4
+    assert sorted(logged(con, "status_code", where="endpoint_name = 'chat'")) == [(200,), (200,), (200,), (400,)]
+
+
+def test_an_answer_that_is_asked_for_again_does_not_go_back_unmasked(con: Con, serve: Serve, guard: Guard) -> None:
+    said = iter([f"ask {EMAIL}", '{"to": "nobody"}'])
+    model = serve(lambda _: chat_reply(next(said)))
+    guard("pii", behavior="mask")
+
+    answer = ask(con, "whom?", more=", responseFormat => 'STRUCT<result: STRUCT<to: STRING>>'")
+
+    assert answer == {"to": "nobody"}
+    assert all(EMAIL not in received.body.decode() for received in model.requests)
+
+
+def test_a_refusal_in_the_models_words_is_not_told(con: Con, serve: Serve, guard: Guard) -> None:
+    serve(lambda _: chat_reply(None, refusal=f"I will not write to {EMAIL}"), max_retries=0)
+    guard("pii", phase="output")
+
+    text = refused(con, "hello")
+
+    assert "the model refused" in text
+    assert EMAIL not in text + str(logged(con, "*"))
+
+
+def test_the_log_lacks_what_stands_beside_an_answer_that_was_looked_at(con: Con, serve: Serve, guard: Guard) -> None:
+    def reply(_: Received) -> Reply:
+        body = chat_reply("fine").body
+        assert isinstance(body, dict)
+        body["choices"][0]["message"]["reasoning_content"] = f"the user is {EMAIL}"
+        return Reply(body=body)
+
+    serve(reply)
+    guard("pii", phase="output")
+
+    assert ask(con, "hello") == "fine"
+    assert EMAIL not in str(logged(con, "response"))
+
+
+def test_a_slow_text_takes_no_other_row_with_it(con: Con, model: MockModel, guard: Guard) -> None:
+    words = "string_split(event.message, ' ')"
+    slow = f"list_sum(list_transform({words}, lambda a: list_sum(list_transform({words}, lambda b: length(a || b)))))"
+    guard("sql", {"expression": f"if({slow} < 0, 'DENY', 'ALLOW')"}, timeout_ms=300)
+
+    rows = con.execute(
+        "select ai_query('chat', t, failOnError => false).result is not null "
+        "from (select if(i = 3, repeat('a ', 100000), 'row ' || i) as t from range(6) as r(i))"
+    ).fetchall()
+
+    assert rows == [(True,), (True,), (True,), (False,), (True,), (True,)]

@@ -6,6 +6,7 @@ arguments alone, so it needs no gateway, and what it says to a row is what the g
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -15,8 +16,10 @@ from fleming_sql.guardrails import BadConfig, Guardrail, Surroundings, check_pii
 from fleming_sql.guardrails.base import PolicyGuardrail
 from fleming_sql.providers import ProviderRegistry
 from fleming_sql.store.policy_sandbox import ExpressionFailed, PolicySandbox
-from fleming_sql.types import PiiEntity, SqlMacro
+from fleming_sql.types import PiiEntity, PolicyEvent, SqlMacro
 
+_VERDICTS: Final = re.compile(r'VARCHAR|JSON|VARIANT|"?NULL"?|(?:STRUCT|ENUM)\(.*\)', re.DOTALL)
+"""Types of what a SQL policy may return."""
 _HARMLESS: Final[Mapping[str, Any]] = {"validator": None, "context_words": (), "pattern": "x", "name": "ENTITY"}
 """Values that are right in every row of `pii_entities`, in the order in which the columns are tried."""
 _LONGEST: Final = 1000
@@ -70,10 +73,18 @@ class ConfigChecks:
         made = _made(row, known)
         if isinstance(made, PolicyGuardrail):
             try:
-                self._sandbox.check(made.expression, made.macros)
+                returned = self._sandbox.check(made.expression, made.macros)
             except ExpressionFailed as failed:
-                remedy = "change the expression in the column config, or the macros that it uses"
+                remedy = (
+                    "change the expression in the column config, or the macros that it uses; the event has the fields "
+                    f"{', '.join(PolicyEvent._fields)} and context"
+                )
                 return {"problem": f"DuckDB does not take the policy ({failed})", "remedy": remedy}
+            if not _VERDICTS.fullmatch(returned):
+                return {
+                    "problem": f"the policy returns {returned}, which is no verdict",
+                    "remedy": "have it return 'ALLOW', 'DENY' or 'ASK', or a struct with result, reason and message",
+                }
         return made if isinstance(made, dict) else None
 
 

@@ -117,7 +117,7 @@ class Session:
             providers,
             transport or PooledTransport(),
             self._clock,
-            PolicyEvaluator(PolicySandbox()),
+            PolicyEvaluator(PolicySandbox),
             lambda event: self.upkeep.alerts.used_up(event),
         )
         self.observation = Observation(self.gateway, providers)
@@ -252,10 +252,11 @@ class Session:
             known = self._plans.get(key)
         if known is None or known.snapshot is not snapshot:
             self._prepare_budgets()
-            self._prepare_limits(snapshot, endpoint)
+            guards = self.gateway.guards.make(snapshot, endpoint)
+            for name in (endpoint, *guards.endpoints):
+                self._prepare_limits(snapshot, name)
             named = jsontext.loads(types)
             check_argument_types(named)
-            guards = self.gateway.guards.make(snapshot, endpoint)
             known = make_plan(snapshot, endpoint, read_options(options), is_list=named["isList"], guards=guards)
             with self._lock:
                 self._plans[key] = known

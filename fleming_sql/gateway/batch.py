@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from fleming_sql.errors import CallCancelled
 from fleming_sql.gateway.checkpoint import Screened
 from fleming_sql.gateway.pipeline import Gateway, Outcome
 from fleming_sql.gateway.plan import CallInput, Plan, Statement
 from fleming_sql.types import Caller, StoredAnswer
+
+_WORKER: Final[ContextVar[asyncio.Task[Any] | None]] = ContextVar("fleming_sql_worker", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,13 @@ class Batch:
         self._gateway = gateway
         self.tally = tally
         self._rows: Sequence[RowCall | None] = ()
-        self._statement = Statement(statement_id, caller, self._permit, self._rest)
+        self._statement = Statement(statement_id, caller, self._permit, self._rest, self._hold)
         self._outcomes: list[Outcome | None] = []
         self._waiting: deque[list[int]] = deque()
         self._workers: list[asyncio.Task[Any]] = []
         self._screened: dict[int, Screened | None] = {}
-        self._sending: set[asyncio.Task[None] | None] = set()
+        self._sending: Counter[asyncio.Task[Any]] = Counter()
+        self._holding: set[asyncio.Task[Any]] = set()
         self._stopped = False
         self._cancelled = False
 
@@ -97,6 +102,7 @@ class Batch:
             self._rows, self._outcomes, self._screened = (), [], {}
             self._workers.clear()
             self._sending.clear()
+            self._holding.clear()
 
     async def _run_workers(self) -> None:
         self._waiting.extend(self._groups())
@@ -149,6 +155,7 @@ class Batch:
         return [*groups.values(), *alone]
 
     async def _work(self) -> None:
+        _WORKER.set(asyncio.current_task())
         while self._waiting:
             await self._one(self._waiting.popleft())
 
@@ -179,13 +186,30 @@ class Batch:
         self._waiting.clear()
         current = asyncio.current_task()
         for worker in self._workers:
-            if worker not in self._sending and worker is not current:
+            if not self._sending[worker] and worker not in self._holding and worker is not current:
                 worker.cancel()
 
     def _permit(self) -> None:
-        if self._stopped:
+        worker = _worker()
+        if self._stopped and worker not in self._holding:
             raise asyncio.CancelledError
-        self._sending.add(asyncio.current_task())
+        self._sending[worker] += 1
 
     def _rest(self) -> None:
-        self._sending.discard(asyncio.current_task())
+        self._sending[_worker()] -= 1
+
+    @contextmanager
+    def _hold(self) -> Iterator[None]:
+        worker = _worker()
+        self._holding.add(worker)
+        try:
+            yield
+        finally:
+            self._holding.discard(worker)
+
+
+def _worker() -> asyncio.Task[Any]:
+    """Return whose call it is that the current task is about: guardrails may ask on tasks of their own."""
+    worker = _WORKER.get()
+    assert worker is not None  # noqa: S101  only workers make calls
+    return worker

@@ -202,18 +202,6 @@ class Ledger:
         self._under_way.add(reservation)
         return reservation
 
-    def join(self, endpoint: str, caller: Caller, usage_context: Mapping[str, str], estimate: Estimate) -> Reservation:
-        """Take down a call that belongs to another, which was let through: it counts, and waits for nothing.
-
-        It would wait for what is reserved for the other, which waits for it.
-        """
-        reservation = Reservation(endpoint, caller, usage_context, None, estimate)
-        self._take(
-            reservation, dict.fromkeys(self._counter(f.budget, f.subject) for f in self._budgets_of(reservation))
-        )
-        self._under_way.add(reservation)
-        return reservation
-
     def estimate(self, endpoint: Endpoint, tokens: Tokens, answers: int, *, any_tier: bool = False) -> Estimate:
         """Return what a call may cost.
 

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from fleming_sql.errors import CallError
 from fleming_sql.gateway.budgets import BudgetRefused
 from fleming_sql.gateway.limiter import LimitReached
 from fleming_sql.gateway.plan import Plan
+from fleming_sql.guardrails.base import Undecided
 from fleming_sql.policies.answers import AnswerMismatch
 from fleming_sql.policies.requests import BadRequest
 from fleming_sql.types import Endpoint
+
+_UNDECIDED: Final = "GUARDRAIL_UNDECIDED"
+_OWN_CODES: Final = frozenset({"BUDGET_EXCEEDED", "CONFIG_PROBLEM", "CREDENTIAL_ERROR", "REQUEST_LIMIT_EXCEEDED"})
+"""Codes of errors that the gateway words itself; those of servers and models may quote what they were asked."""
+
+
+def undecided_answer(plan: Plan, undecided: Undecided, request_id: str) -> CallError:
+    """Return the error of a guardrail's call whose answer the guardrail cannot read."""
+    told = f'[{_UNDECIDED}] endpoint "{plan.endpoint_name}": {undecided} (request id {request_id}, HTTP status 422)'
+    return CallError(_UNDECIDED, told, status=422, code="INVALID_RESPONSE")
+
+
+def why_silent(plan: Plan, error: CallError, request_id: str) -> str:
+    """Return why a model said nothing to a guardrail, without a word of the text that it was asked about."""
+    if error.code in _OWN_CODES or error.condition == _UNDECIDED or plan.refusal is not None:
+        return error.message
+    told = f'endpoint "{plan.endpoint_name}" failed with {error.code}, HTTP status {error.status}'
+    if error.code == "DEADLINE_EXCEEDED" and plan.endpoint is not None:
+        told += f", after the {plan.endpoint.timeout_ms} ms that timeout_ms of guardrail and endpoint give it"
+    return f"{told} (request id {request_id})"
 
 
 def unreadable(endpoint: Endpoint, error: BadRequest, request_id: str) -> CallError:

@@ -11,10 +11,11 @@ from typing import Any, Final
 from fleming_sql import jsontext
 from fleming_sql.errors import CallError
 from fleming_sql.gateway.blocks import anonymized_input, blocked, blocked_body, request_body
+from fleming_sql.gateway.call_errors import unreadable
 from fleming_sql.gateway.guards import Guard, GuardMaker
 from fleming_sql.gateway.plan import CallInput, Plan, Statement, make_plan
 from fleming_sql.gateway.records import CallInProgress, Guarding
-from fleming_sql.gateway.screening import Block, Screener, Screening
+from fleming_sql.gateway.screening import Block, Screener, Screening, is_large
 from fleming_sql.guardrails.base import ModelGuardrail, Question, Undecided
 from fleming_sql.guardrails.documents import read_answer, write_answer, write_request
 from fleming_sql.guardrails.documents import read_request as read_texts
@@ -84,13 +85,16 @@ class Checkpoint:
         Raises:
             CallError: One of them blocks it.
         """
-        screening = before.screening if before is not None else Screening(read_texts(prompt.request), plan.guards.input)
+        try:
+            screening = before.screening if before else Screening(read_texts(prompt.request), plan.guards.input)
+        except RecursionError:
+            raise _too_deep(plan, progress) from None
         await self._screen(plan, screening, progress)
         if screening.block is not None:
             raise self._blocked_request(plan, prompt, screening, screening.block, progress)
         if not screening.is_masked:
             return prompt
-        progress.originals = screening.originals
+        progress.originals = {**progress.originals, **screening.originals}
         if plan.endpoint is not None and plan.endpoint.log_original:
             progress.unmasked_request = request_body(prompt.request)
         masked = write_request(prompt.request, screening.document.texts)
@@ -103,12 +107,11 @@ class Checkpoint:
         Raises:
             CallError: A guardrail blocks it.
         """
-        asks = any(stage.way == "model" for stage in plan.guards.output)
-        question = read_texts(prompt.request) if asks else None
+        question = read_texts(prompt.request) if plan.guards.asks_about_answers else None
         screening = Screening(read_answer(answer.content, question), plan.guards.output)
         await self._screen(plan, screening, progress)
         if screening.block is not None:
-            texts = _finds_masked(screening.block)
+            texts = screening.without_finds() if _detects_pii(screening.block) else None
             shown = write_answer(answer.content, texts) if texts is not None else None
             progress.blocked_answer(blocked_body(screening.block, shown, answer.usage))
             raise blocked(plan.endpoint_name, screening.block, progress.request_id)
@@ -118,7 +121,8 @@ class Checkpoint:
 
     async def _screen(self, plan: Plan, screening: Screening, progress: CallInProgress) -> None:
         try:
-            self._screener.run_texts(screening)
+            if not is_large(screening):
+                self._screener.run_texts(screening)
             if not screening.is_over:
                 ask = partial(self._ask, plan.snapshot, progress)
                 caller = _identified(plan, progress.caller)
@@ -133,7 +137,7 @@ class Checkpoint:
         assert plan.endpoint is not None  # noqa: S101  only endpoints have guardrails
         texts, shown = screening.without_finds(), None
         masked = write_request(prompt.request, texts) if texts is not None else None
-        if masked is not None and _finds_masked(block) is not None:
+        if masked is not None and _detects_pii(block):
             shown = anonymized_input(masked)
         logged = prompt.request if plan.endpoint.log_original else masked
         body = request_body(logged) if logged is not None else None
@@ -141,16 +145,26 @@ class Checkpoint:
         return blocked(plan.endpoint_name, block, progress.request_id)
 
     async def _ask(
-        self, snapshot: Snapshot, progress: CallInProgress, guard: Guard, guardrail: ModelGuardrail, question: Question
+        self,
+        snapshot: Snapshot,
+        progress: CallInProgress,
+        screening: Screening,
+        guard: Guard,
+        guardrail: ModelGuardrail,
+        question: Question,
     ) -> Any:
         endpoint = snapshot.endpoints.get(question.endpoint)
         if endpoint is None or endpoint.task not in guardrail.tasks:
             return Undecided(f'the endpoint "{question.endpoint}" is none that can be asked')
         is_custom = endpoint.task == CUSTOM
         plan = self._plan(snapshot, question, guard.rule.timeout_s, takes_parameters=not is_custom)
+        if not endpoint.log_original and screening.without_finds() != screening.document.texts:
+            # What a guardrail of a higher rank will mask is not to be in the log of this call either.
+            plan = replace(plan, endpoint=replace(endpoint, payload_logging=False))
         request = question.fields if is_custom else question.request
         asked = CallInput(jsontext.dumps(request), usage_context=progress.usage_context)
-        guarding = Guarding(guard.rule.name, progress.request_id, guard.rule.phase)
+        read = partial(guardrail.read, screening.document)
+        guarding = Guarding(guard.rule.name, progress.request_id, read)
         return await self._call(plan, asked, progress.statement, guarding)
 
     def _plan(self, snapshot: Snapshot, question: Question, timeout_s: float, *, takes_parameters: bool) -> Plan:
@@ -171,6 +185,12 @@ class Checkpoint:
         return plan
 
 
+def _too_deep(plan: Plan, progress: CallInProgress) -> CallError:
+    assert plan.endpoint is not None  # noqa: S101  only endpoints have guardrails
+    error = BadRequest("the request is nested too deep for its guardrails to look at: flatten it")
+    return unreadable(plan.endpoint, error, progress.request_id)
+
+
 def with_originals(content: Any, originals: Mapping[str, str]) -> Any:
     """Return an answer's content with what was masked in the request in the place of its placeholders."""
     return write_answer(content, [restore(text, originals) for text in read_answer(content).texts])
@@ -182,18 +202,18 @@ def _identified(plan: Plan, caller: Caller) -> Caller:
 
 
 def _screened(plan: Plan, asked: CallInput) -> Screened | None:
-    if plan.endpoint is None or not plan.guards.screens_vectors:
+    if plan.endpoint is None or plan.refusal is not None or not plan.guards.screens_vectors:
         return None
     try:
         prompt = read_request(
             plan.endpoint.task, asked.request, asked.file, plan.parameters, plan.options.response_format
         )
-    except BadRequest:
-        return None  # the call says so
-    return Screened(prompt, Screening(read_texts(prompt.request), plan.guards.input))
+        return Screened(prompt, Screening(read_texts(prompt.request), plan.guards.input))
+    except Exception:  # noqa: BLE001  the call meets it again, and fails by itself
+        return None
 
 
-def _finds_masked(block: Block) -> Sequence[str] | None:
-    """Return the texts as Databricks shows them where personal data blocked a call; other harm it does not show."""
+def _detects_pii(block: Block) -> bool:
+    """Return whether personal data blocked a call: then Databricks shows what is left of the text."""
     guardrail = block.guard.guardrail
-    return block.verdict.texts if guardrail is not None and guardrail.detects_pii else None
+    return guardrail is not None and guardrail.detects_pii

@@ -13,7 +13,7 @@ from fleming_sql import jsontext
 from fleming_sql.guardrails import BadConfig, Guardrail, Surroundings, make_guardrail
 from fleming_sql.guardrails.base import ModelGuardrail, PolicyGuardrail
 from fleming_sql.tokenizer import TokenCounter
-from fleming_sql.types import Endpoint, GuardrailRule, GuardrailRules, Phase, Snapshot
+from fleming_sql.types import Endpoint, GuardrailRule, GuardrailRules, Snapshot
 
 _KEPT: Final = 1024
 
@@ -47,10 +47,15 @@ class Guards:
     output: Chain = ()
     fingerprint: bytes = b""
     """Of those that an answer depends on. Empty where it depends on none."""
+    reads_caller: bool = False
+    """Whether what they say may depend on who asks."""
+    endpoints: tuple[str, ...] = ()
+    """Those that they ask."""
 
-    def of(self, phase: Phase) -> Chain:
-        """Return the stages of a phase."""
-        return self.input if phase == "input" else self.output
+    @property
+    def asks_about_answers(self) -> bool:
+        """Whether a model is asked about answers."""
+        return any(stage.way == "model" for stage in self.output)
 
     @property
     def screens_vectors(self) -> bool:
@@ -95,6 +100,8 @@ class GuardMaker:
             _chain(guard for guard in guards if guard.rule.phase == "input"),
             _chain(guard for guard in guards if guard.rule.phase == "output"),
             _fingerprint(guards, snapshot.guardrails),
+            any(isinstance(g.guardrail, PolicyGuardrail) and g.guardrail.reads_caller for g in guards),
+            tuple({g.guardrail.endpoint for g in guards if isinstance(g.guardrail, ModelGuardrail)}),
         )
 
     def _guard(self, rule: GuardrailRule, rules: GuardrailRules, endpoint: Endpoint) -> Guard:

@@ -19,10 +19,19 @@ from typing import Any, Final
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
 from fleming_sql.errors import CallError, StoreError
-from fleming_sql.gateway.budgets import BudgetRefused, Estimate, Ledger
-from fleming_sql.gateway.call_errors import limited, mismatched, over_budget, unexpected, unreadable
+from fleming_sql.gateway.budgets import BudgetRefused, Ledger
+from fleming_sql.gateway.call_errors import (
+    limited,
+    mismatched,
+    over_budget,
+    undecided_answer,
+    unexpected,
+    unreadable,
+    why_silent,
+)
 from fleming_sql.gateway.checkpoint import Checkpoint, Screened, with_originals
 from fleming_sql.gateway.delivery import Delivery
+from fleming_sql.gateway.expectations import Expectations
 from fleming_sql.gateway.guards import GuardMaker
 from fleming_sql.gateway.limiter import Admission, LimitReached, RateLimiter
 from fleming_sql.gateway.plan import CallInput, Plan, Statement
@@ -36,7 +45,6 @@ from fleming_sql.policies.answers import AnswerMismatch, CheckedAnswer
 from fleming_sql.policies.fallbacks import Tries
 from fleming_sql.policies.parameters import is_reusable
 from fleming_sql.policies.requests import BadRequest, Prompt, read_request
-from fleming_sql.policies.tokens import Tokens, UsualAnswer, estimate_tokens, longest_answer, longest_prompt
 from fleming_sql.providers import ProviderRegistry
 from fleming_sql.tokenizer import TokenCounter
 from fleming_sql.transport import Transport
@@ -94,7 +102,7 @@ class Gateway:
         self._reuse = ReuseCache(clock.monotonic)
         self.counter = TokenCounter()
         self._cleared_at: dict[str | None, datetime] = {}
-        self._usual_answers: dict[str, UsualAnswer] = {}
+        self._expectations = Expectations(self.counter)
         self.ledger = Ledger(clock, on_used_up)
         self.limiter = RateLimiter(clock)
         self.delivery = Delivery(Upstream(providers, transport, clock), clock)
@@ -161,7 +169,7 @@ class Gateway:
 
     def _end(self, progress: CallInProgress, record: CallRecord) -> None:
         if progress.reservation is not None:
-            self.ledger.settle(progress.reservation, record, progress.facts())
+            self.ledger.settle(progress.reservation, *progress.bill(record))
         self._log(record)
         if self.observe is not None:
             self.observe(record, progress.facts())
@@ -188,13 +196,13 @@ class Gateway:
                 stored = await self.recall(plan, asked, statement.caller)
             except StoreError:
                 return Undecided("the log cannot be searched for an earlier answer")
-        outcome = await self.call(plan, asked, statement, stored, guarding=guarding)
+        try:
+            outcome = await self.call(plan, asked, statement, stored, guarding=guarding)
+        except Cancelled:  # tells of this call's request, which is none of the call's that it is made for
+            raise asyncio.CancelledError from None
         if outcome.error is None:
             return outcome.value
-        return Undecided(
-            f'endpoint "{plan.endpoint_name}" failed with {outcome.error.code}, HTTP status {outcome.error.status} '
-            f"(request id {outcome.record.databricks_request_id})"
-        )
+        return Undecided(why_silent(plan, outcome.error, outcome.record.databricks_request_id))
 
     async def _call(
         self,
@@ -282,8 +290,8 @@ class Gateway:
             made = await self._answer(plan, endpoint, prompt, progress)
             return made
         finally:
-            if admission is not None:
-                admission.settle(progress.used_tokens(made), sent=progress.sent)
+            if admission is not None and progress.admission is admission:
+                admission.settle(progress.used_tokens(made.answer if made else None), sent=progress.sent)
 
     def _give_back(self, progress: CallInProgress) -> None:
         """Take nothing from the budgets for a call that sends nothing."""
@@ -299,28 +307,16 @@ class Gateway:
         """
         asked = endpoint.name, progress.caller, progress.usage_context
         if self.ledger.is_empty:
-            progress.reservation = self.ledger.begin(*asked, partial(self._estimate, endpoint, prompt))
-            return
-        if progress.guarding is not None and progress.guarding.phase == "output":
-            progress.reservation = self.ledger.join(*asked, self._estimate(endpoint, prompt))
+            progress.reservation = self.ledger.begin(
+                *asked, partial(self._expectations.cost, self.ledger, endpoint, prompt)
+            )
             return
         try:
-            progress.reservation = await progress.limited(self.ledger.admit(*asked, self._estimate(endpoint, prompt)))
+            progress.reservation = await progress.limited(
+                self.ledger.admit(*asked, self._expectations.cost(self.ledger, endpoint, prompt))
+            )
         except BudgetRefused as refused:
             raise over_budget(endpoint, refused, progress.request_id) from None
-
-    def _estimate(self, endpoint: Endpoint, prompt: Prompt) -> Estimate:
-        """Return what a call may cost."""
-        expected = self._expected(endpoint, prompt, exact=False)
-        tokens = replace(expected, prompt=max(expected.prompt, longest_prompt(prompt.request)))
-        hedges = endpoint.hedge_after_ms is not None or endpoint.hedge_percentile is not None
-        # An answer that does not fit the asked-for format is paid, and asked for once more.
-        answers = 1 + hedges + (prompt.request.response_format is not None)
-        if endpoint.retry_on_timeout:  # each attempt may be billed
-            answers += max(endpoint.max_retries, len(endpoint.entities) - 1)
-        parameters = (prompt.request.parameters, *(entity.parameters for entity in endpoint.entities))
-        any_tier = any("service_tier" in named for named in parameters)
-        return self.ledger.estimate(endpoint, tokens, answers, any_tier=any_tier)
 
     async def _admit(self, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress) -> Admission | None:
         """Wait for the budgets and the rate limits that the caller meets; None where there are no limits.
@@ -334,7 +330,7 @@ class Gateway:
         if not needed and endpoint.routing != "least_cost":
             return None
         counts_tokens = any(bound.limit.metric == "tokens" for requirement in needed for bound in requirement)
-        progress.tokens = self._expected(endpoint, prompt, exact=counts_tokens)
+        progress.tokens = self._expectations.tokens(endpoint, prompt, exact=counts_tokens)
         if not needed:
             return None
         admitting = self.limiter.admit(needed, progress.tokens, progress.flow, paced=progress.paced)
@@ -343,20 +339,6 @@ class Gateway:
             return progress.admission
         except LimitReached as reached:
             raise limited(endpoint, reached, progress.request_id) from None
-
-    def _expected(self, endpoint: Endpoint, prompt: Prompt, *, exact: bool) -> Tokens:
-        """Return what a call may come to."""
-        model = endpoint.entities[0].model
-        asked = self.counter.count(prompt.request, model) if exact else estimate_tokens(prompt.characters)
-        if endpoint.task == EMBEDDINGS:
-            return Tokens(asked, 0, is_bounded=True)
-        longest = longest_answer({**endpoint.entities[0].parameters, **prompt.request.parameters})
-        if longest is not None:
-            return Tokens(asked, longest, is_bounded=True)
-        return Tokens(asked, self._usual_answer(endpoint).tokens, is_bounded=False)
-
-    def _usual_answer(self, endpoint: Endpoint) -> UsualAnswer:
-        return self._usual_answers.setdefault(endpoint.name, UsualAnswer())
 
     def _read(
         self,
@@ -400,9 +382,10 @@ class Gateway:
         while True:
             exchange = await self.delivery.deliver(plan.snapshot, endpoint, request, progress, tries)
             if exchange.answer.usage.output_tokens is not None:
-                self._usual_answer(endpoint).add(exchange.answer.usage.output_tokens)
+                self._expectations.learn(endpoint, exchange.answer.usage.output_tokens)
             if plan.guards.output and endpoint.task != EMBEDDINGS:
                 exchange = await self._passed(plan, endpoint, prompt, exchange, progress)
+            self._check_for_guardrail(plan, exchange, progress)
             made = Reusable(
                 exchange.answer, progress.request_id, exchange.entity.id, exchange.request_body, exchange.response_body
             )
@@ -417,21 +400,49 @@ class Gateway:
                     raise mismatched(plan, mismatch, progress.request_id) from None
                 progress.spent(exchange.answer)
                 request = _with_correction(request, exchange.answer.content, mismatch)
+                if plan.guards.input:
+                    again = await self.checkpoint.pass_request(plan, replace(prompt, request=request), progress, None)
+                    request = again.request
+                if progress.reservation is None:
+                    await self._reserve(endpoint, prompt, progress)
             else:
                 return made
+
+    def _settle_early(self, progress: CallInProgress, exchange: Exchange) -> None:
+        """Let go of what a call has reserved once it is answered: what its guardrails ask would wait for it."""
+        if progress.admission is not None:
+            progress.admission.settle(progress.used_tokens(exchange.answer), sent=True)
+            progress.admission = None
+        if progress.reservation is not None:
+            self.ledger.settle(progress.reservation, *progress.bill())
+            progress.reservation = None
+
+    def _check_for_guardrail(self, plan: Plan, exchange: Exchange, progress: CallInProgress) -> None:
+        """See that the guardrail that made the call can read the answer, else it would be given again."""
+        if progress.guarding is None:
+            return
+        try:
+            progress.guarding.read(plan.checker.check(exchange.answer.content).value)
+        except Undecided as undecided:
+            progress.spent(exchange.answer)
+            raise undecided_answer(plan, undecided, progress.request_id) from None
 
     async def _passed(
         self, plan: Plan, endpoint: Endpoint, prompt: Prompt, exchange: Exchange, progress: CallInProgress
     ) -> Exchange:
         """Return an answer as it may be used, and as it may be logged."""
+        if plan.guards.asks_about_answers:
+            self._settle_early(progress, exchange)
         try:
-            answer = await self.checkpoint.pass_answer(plan, prompt, exchange.answer, progress)
-        except CallError:
+            with progress.statement.hold():
+                answer = await self.checkpoint.pass_answer(plan, prompt, exchange.answer, progress)
+        except BaseException:
             progress.spent(exchange.answer)
             raise
-        progress.passed(exchange.answer if endpoint.log_original else answer)
-        if answer is exchange.answer or endpoint.log_original:
+        if endpoint.log_original:
             return replace(exchange, answer=answer)
+        progress.passed(answer)
+        # Of what came, guardrails have looked at this alone: not at reasoning, further choices, or names in it.
         body = self._providers.get(exchange.entity.provider).render(prompt.request, answer)
         return replace(exchange, answer=answer, response_body=jsontext.dumps(body))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -35,6 +36,8 @@ class Statement:
     """Called before each request is sent; raises CancelledError when the statement sends no more."""
     rest: Callable[[], None]
     """Called when a request is over, answered or not."""
+    hold: Callable[[], AbstractContextManager[None]] = nullcontext
+    """While it is held, an answer that has come is dealt with to the end, though the statement sends no more."""
     paced: bool = True
     """Whether its calls are many: they go at the pace of the rate limits; a single one takes what room there is."""
 
@@ -105,6 +108,8 @@ class Plan:
         if self.endpoint is not None and self.endpoint.cache_scope == "user":
             digest.update(b"\0user\0")
             digest.update(caller.user.encode())
+        if self.guards.reads_caller:
+            digest.update(jsontext.dumpb([caller.user, self.access(caller).groups]))
         return digest.digest()
 
     def access(self, caller: Caller) -> Access:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -24,7 +24,6 @@ from fleming_sql.types import (
     CallFacts,
     CallRecord,
     GuardrailResult,
-    Phase,
     ServedEntity,
     Usage,
 )
@@ -41,7 +40,8 @@ class Guarding(NamedTuple):
     guardrail: str
     request_id: str
     """Of the call that it looks at."""
-    phase: Phase
+    read: Callable[[Any], object]
+    """Raises `Undecided` for an answer that the guardrail cannot read."""
 
 
 class CallInProgress:
@@ -56,11 +56,11 @@ class CallInProgress:
     """
 
     __slots__ = (
-        "_answers", "_asked", "_attempts", "_clock", "_deadline", "_idle_s", "_limited_s", "_plan", "_queued_s",
-        "_request_body", "_response_body", "_spent", "_started", "_started_at", "_statement", "_upstream_ms",
-        "admission", "checked", "entity", "failures", "guarding", "input_characters", "key", "last_error",
-        "originals", "parameters", "request_id", "reservation", "results", "sent", "tokens", "unmasked_request",
-        "withholds",
+        "_answers", "_asked", "_attempts", "_billed", "_clock", "_deadline", "_idle_s", "_limited_s", "_plan",
+        "_queued_s", "_request_body", "_response_body", "_spent", "_started", "_started_at", "_statement",
+        "_upstream_ms", "admission", "checked", "entity", "failures", "guarding", "input_characters", "key",
+        "last_error", "originals", "parameters", "request_id", "reservation", "results", "sent", "tokens",
+        "unmasked_request", "withholds",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +80,7 @@ class CallInProgress:
         self._upstream_ms = 0.0
         self._attempts: list[Attempt] = []
         self._answers: list[AnsweredRequest] = []
+        self._billed = (0, 0)
         self._request_body: str | None = None
         self._response_body: str | None = None
         self._spent: list[Answer] = []
@@ -218,6 +219,20 @@ class CallInProgress:
         """Return what those who watch calls want to know beside the record."""
         return CallFacts(self._plan.endpoint, self.parameters, tuple(self._answers))
 
+    def bill(self, record: CallRecord | None = None) -> tuple[CallRecord, CallFacts]:
+        """Return what no budget has counted yet.
+
+        Args:
+            record: Of the call, if it has ended.
+        """
+        attempts, answers = self._billed
+        self._billed = len(self._attempts), len(self._answers)
+        record, facts = record or self._count(self._record(200)), self.facts()
+        if not attempts:
+            return record, facts
+        unbilled = replace(record, attempts=record.attempts[attempts:])
+        return unbilled, replace(facts, answers=facts.answers[answers:])
+
     def failed_with(self, error: ExchangeFailed) -> None:
         """Take down one attempt that failed; all failures of a call count against its one budget of retries."""
         self.failures += 1 + len(error.others)
@@ -233,9 +248,13 @@ class CallInProgress:
             self._spent.append(made.answer)
         self._request_body, self._response_body = made.request_body, made.response_body
 
-    def used_tokens(self, made: Reusable | None) -> int:
-        """Return the tokens of all answers that came, estimated where the provider did not say."""
-        answers = [*self._spent, made.answer] if made is not None else self._spent
+    def used_tokens(self, last: Answer | None) -> int:
+        """Return the tokens of all answers that came, estimated where the provider did not say.
+
+        Args:
+            last: The one that is not counted as spent yet.
+        """
+        answers = [*self._spent, last] if last is not None else self._spent
         used = [self._with_estimates(answer) for answer in answers]
         return sum((usage.input_tokens or 0) + (usage.output_tokens or 0) for usage in used)
 

@@ -29,6 +29,8 @@ from fleming_sql.types import Caller, GuardrailResult
 T = TypeVar("T")
 
 _LOGGER: Final = logging.getLogger("fleming_sql")
+_LARGE: Final = 100_000
+"""Characters from which a document is looked at on another thread: the calls go on meanwhile."""
 _HOLD_S: Final = 0.005
 """How long texts are looked at before others get the thread."""
 _SPANS_KEPT: Final = 50
@@ -38,7 +40,7 @@ _SPANS_KEPT: Final = 50
 class Ask(Protocol):
     """Asks a model on behalf of a guardrail."""
 
-    async def __call__(self, guard: Guard, guardrail: ModelGuardrail, question: Question) -> Any:
+    async def __call__(self, screening: Screening, guard: Guard, guardrail: ModelGuardrail, question: Question) -> Any:
         """Return what the model said, an `Undecided` where it said nothing."""
         ...
 
@@ -77,12 +79,8 @@ class Screening:
         if isinstance(decision, Undecided):
             self._fail(guard, f"could not decide: {decision}", took_ms)
             return
-        action, reason, entities = self._act(guard, decision), decision.reason, None
-        if reason is not None:
-            entities = _entities(self.document, decision)
-        elif self.document.media:
-            reason = f"{self.document.media} picture(s) or file(s) beside the text were not looked at"
-        self._add(guard, action, reason, entities, took_ms)
+        entities = _entities(self.document, decision) if decision.reason is not None else None
+        self._add(guard, self._act(guard, decision), decision.reason, entities, took_ms)
 
     def _fail(self, guard: Guard, told: str, took_ms: float) -> None:
         if guard.rule.behavior == "log":
@@ -110,6 +108,9 @@ class Screening:
 
     def _add(self, guard: Guard, action: str, reason: str | None, entities: str | None, took_ms: float) -> None:
         rule = guard.rule
+        if self.document.media:
+            unseen = f"{self.document.media} picture(s) or file(s) beside the text were not looked at"
+            reason = unseen if reason is None else f"{reason}; {unseen}"
         self.results.append(GuardrailResult(rule.name, rule.phase, rule.kind, action, reason, entities, took_ms))
 
     def without_finds(self) -> list[str] | None:
@@ -178,7 +179,8 @@ class Screener:
             elif ask is None:
                 return
             else:
-                await asyncio.gather(*(self._ask(screening, stage, ask) for screening in going_on))
+                for screening in going_on:  # one: many are only run as far as no model is asked
+                    await self._ask(screening, stage, ask)
             for screening in going_on:
                 if screening.block is None:
                     screening.stage += 1
@@ -186,7 +188,10 @@ class Screener:
     async def _run_all_texts(self, screenings: Sequence[Screening]) -> None:
         began = self._monotonic()
         for screening in screenings:
-            self.run_texts(screening)
+            if is_large(screening):
+                await asyncio.to_thread(self.run_texts, screening)
+            else:
+                self.run_texts(screening)
             if self._monotonic() - began > _HOLD_S:
                 await asyncio.sleep(0)
                 began = self._monotonic()
@@ -216,24 +221,29 @@ class Screener:
 
     async def _ask(self, screening: Screening, stage: Stage, ask: Ask) -> None:
         """Ask the models of a stage at the same time; of those that object, the lowest rank is the one that counts."""
-        asking = [self._asked(screening.document, guard, ask) for guard in stage.guards]
+        asking = [self._asked(screening, guard, ask) for guard in stage.guards]
         # Alone it is asked on the task of the call, which is let come to its end where the statement fails meanwhile.
         answers = [await asking[0]] if len(asking) == 1 else await asyncio.gather(*asking)
         for guard, (decision, took_ms) in zip(stage.guards, answers, strict=True):
             if screening.block is None:
                 screening.take(guard, decision, took_ms)
 
-    async def _asked(self, document: Document, guard: Guard, ask: Ask) -> tuple[Verdict | Undecided, float]:
-        guardrail, began = guard.guardrail, self._monotonic()
+    async def _asked(self, screening: Screening, guard: Guard, ask: Ask) -> tuple[Verdict | Undecided, float]:
+        document, guardrail, began = screening.document, guard.guardrail, self._monotonic()
         assert isinstance(guardrail, ModelGuardrail)  # noqa: S101  it is what makes a stage of models
         if not any(part.text.strip() for part in document.parts):
             return PASS, 0.0
         question = _decision(guardrail.question, document)
         if isinstance(question, Undecided):
             return question, 0.0
-        answer = await ask(guard, guardrail, question)
+        answer = await ask(screening, guard, guardrail, question)
         decision = answer if isinstance(answer, Undecided) else _decision(guardrail.read, document, answer)
         return decision, (self._monotonic() - began) * 1000
+
+
+def is_large(screening: Screening) -> bool:
+    """Return whether it takes so long to look at a document that others should not wait for it."""
+    return sum(len(part.text) for part in screening.document.parts) > _LARGE
 
 
 def _examine(guardrail: Guardrail | None, document: Document) -> Verdict:
@@ -248,9 +258,10 @@ def _decision(decide: Callable[..., T], *of: Any) -> T | Undecided:
         return decide(*of)
     except Undecided as undecided:
         return undecided
-    except Exception as error:
-        _LOGGER.debug("a guardrail failed", exc_info=error)
-        return Undecided(f"it failed with {type(error).__name__}")  # the error's text may hold what it failed on
+    except Exception as error:  # noqa: BLE001  a guardrail that fails has not decided, whatever went wrong
+        # Its text may hold what it failed on.
+        _LOGGER.debug("a guardrail failed with %s", type(error).__name__)
+        return Undecided(f"it failed with {type(error).__name__}")
 
 
 def _entities(document: Document, verdict: Verdict) -> str | None:

@@ -241,7 +241,10 @@ class _OneExchange:
         try:
             answer = provider.decode(self._request, payload)
         except BadAnswer as error:
-            raise self._failed("answer", f"{error}; the answer begins {self._beginning()}", error.refusal) from None
+            # The words of a refusal are the model's, and those of the error may be too.
+            unquoted = "the model refused" if error.refusal else "the answer is not in the provider's wire format"
+            told = f"{error}; the answer begins" if self._target.may_quote else unquoted
+            raise self._failed("answer", f"{told} {self._beginning()}", error.refusal) from None
         except Exception as error:  # noqa: BLE001  whatever a model sends must end in a logged failure of its row
             raise self._failed("answer", f"the answer cannot be read ({type(error).__name__})") from None
         attempts = (self._attempt(None, None),)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 from fleming_sql.guardrails.documents import Document
 from fleming_sql.policies.tokens import estimate_tokens
@@ -51,8 +51,7 @@ class Surroundings:
     count_tokens: Callable[[str], int] = lambda text: estimate_tokens(len(text))
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """Something that was found in a text."""
 
     entity: str
@@ -134,6 +133,8 @@ class PolicyGuardrail(Guardrail):
     """The expression, checked: it reads `event` and nothing else, and writes nothing."""
     macros: tuple[SqlMacro, ...]
     """Those that it uses, each after the ones that it uses itself."""
+    reads_caller: bool = True
+    """Whether what it says may depend on who asks, so that answers are not shared between users."""
 
     @abstractmethod
     def read(self, document: Document, results: Sequence[Any]) -> Verdict:
@@ -167,6 +168,8 @@ class ModelGuardrail(Guardrail):
 
     tasks: ClassVar[frozenset[str]] = frozenset({"llm/v1/chat"})
     """What the endpoint may be for that the config names in its key `endpoint`."""
+    endpoint: str
+    """Its name."""
 
     @abstractmethod
     def question(self, document: Document) -> Question:

@@ -9,13 +9,16 @@ from typing import Final, NamedTuple
 
 from fleming_sql.guardrails.splicing import ESCAPE, json_stretches
 
+_RUN: Final = r"\\(?<!\\\\)\\*+"
+r"""All backslashes of a row, since JSON may stand in the strings of JSON: `\\\"`.
+
+A match begins at the first of them only. Began it at each, a row would be read over and over."""
 _CODE: Final = (
-    r"\\+u([dD][89abAB][0-9a-fA-F]{2})\\+u([dD][c-fC-F][0-9a-fA-F]{2})"  # a pair of surrogates
-    r"|\\+u([0-9a-fA-F]{4})"
+    r"u(?:([dD][89abAB][0-9a-fA-F]{2})\\++u([dD][c-fC-F][0-9a-fA-F]{2})"  # a pair of surrogates
+    r"|([0-9a-fA-F]{4}))"
 )
-_CODES: Final = re.compile(_CODE)
-_ESCAPES: Final = re.compile(_CODE + r'|\\+(["/bfnrt])')
-r"""Behind any number of backslashes, since JSON may stand in the strings of JSON: `\\\"`."""
+_CODES: Final = re.compile(_RUN + _CODE)
+_ESCAPES: Final = re.compile(_RUN + rf'(?:{_CODE}|(["/bfnrt]))')
 _SIGNS: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", '"': '"', "/": "/"}
 
 

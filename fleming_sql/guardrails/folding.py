@@ -1,7 +1,9 @@
+# ruff: noqa: RUF001  looking like another character is what these are here for
 """Texts as words in them are compared, and where their characters stand in the texts as they were given.
 
 They are compared much as Unicode compares identifiers (NFKC_Casefold, The Unicode Standard, section 3.13): without
-regard to case, to the width of letters or to characters that nobody sees. A run of white space is one space.
+regard to case, to the width of letters or to characters that nobody sees. A run of white space is one space. A letter
+that only looks like a Latin one is that where it stands in a word with Latin letters.
 """
 
 from __future__ import annotations
@@ -39,6 +41,25 @@ _BLOCK: Final = 128
 """Characters whose places are found together: places take longer than folding, and few of them are asked for."""
 
 
+LOOKALIKES: Final = (
+    ("аобесрхуіјѕԁԛԝһкмтнвгдлӏпиёѡѵ", "ao6ecpxyijsdqwhkmthbrdllnuewv"),
+    ("АВЕКМНОРСТХУІЈЅӀЁԚԜҺ", "ABEKMHOPCTXYIJSIEQWH"),
+    ("αβεικνορτυχγηωϲϳ", "abeikvoptuxynwcj"),
+    ("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧϹ", "ABEZHIKMNOPTYXC"),
+    ("օոսհցքյ", "onuhgqj"),
+)
+"""Letters of Cyrillic, Greek and Armenian, and the Latin ones that they look like.
+
+Source: `confusables.txt` of Unicode TS 39, and a few that are read so in the middle of a Latin word.
+"""
+_LATIN_FOR: Final = {
+    ord(one): other for letters, latin in LOOKALIKES for one, other in zip(letters, latin, strict=True)
+}
+_WORD: Final = re.compile(r"[^\s!-/:-@\[-`{-~]+")
+_LATIN: Final = re.compile("[A-Za-z\u00c0-\u024f\u2100-\u214f\uff21-\uff5a\U0001d400-\U0001d7ff]")
+_LOOKALIKE: Final = re.compile("[\u0370-\u03ff\u0400-\u058f]")
+
+
 def fold(text: str) -> str:
     """Return a text as it is compared.
 
@@ -49,7 +70,7 @@ def fold(text: str) -> str:
     if text.isascii():
         folded = " ".join(text.lower().split())
         return folded if folded.isprintable() else " ".join(_UNSEEN.sub("", text).lower().split())
-    seen = _UNSEEN.sub("", text)
+    seen = _UNSEEN.sub("", _in_one_script(text))
     if len(seen) > _SHORT:
         seen = _STACKED.sub(_fewer_marks, seen)
     return " ".join(_letters(seen).split())
@@ -63,7 +84,7 @@ class Folded:
     """
 
     def __init__(self, text: str) -> None:
-        self._given = text
+        self._given = text = _in_one_script(text)
         self._cuts = list(_cuts(text))
         pieces = [_spaced(text[start:end]) for start, end in zip(self._cuts, self._cuts[1:], strict=False)]
         self._starts = [0, *accumulate(map(len, pieces))]
@@ -140,6 +161,16 @@ def _spaced(text: str) -> str:
     if len(seen) > _SHORT:
         seen = _STACKED.sub(_fewer_marks, seen)
     return _SPACE.sub(" ", _letters(seen))
+
+
+def _in_one_script(text: str) -> str:
+    """Return a text of the same length in which no word mixes Latin letters with those that look like them."""
+    return _WORD.sub(_in_latin, text) if _LOOKALIKE.search(text) else text
+
+
+def _in_latin(word: re.Match[str]) -> str:
+    # A word of another script alone is left: its letters mean what they are, and in no case look all like Latin ones.
+    return word[0].translate(_LATIN_FOR) if _LATIN.search(word[0]) else word[0]
 
 
 def _letters(text: str) -> str:

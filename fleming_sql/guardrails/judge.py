@@ -50,7 +50,7 @@ class Judge(ModelGuardrail):
     def __init__(self, config: Mapping[str, Any], behavior: Behavior, surroundings: Surroundings) -> None:
         if not config["prompt"].strip():
             raise BadConfig("prompt is blank", "write the criteria that the model is to judge by")
-        self._endpoint: str = config["endpoint"]
+        self.endpoint: str = config["endpoint"]
         self._criteria: str = config["prompt"].strip()
         self._rewrites = behavior == "mask"
 
@@ -61,7 +61,7 @@ class Judge(ModelGuardrail):
             count = len(document.parts)
             form = _REWRITE_ONE if count == 1 else _REWRITE_MANY % count
         instructions = _INSTRUCTIONS.format(rules=DATA_RULES, criteria=self._criteria, form=form)
-        return ask_about(document, self._endpoint, instructions)
+        return ask_about(document, self.endpoint, instructions)
 
     def read(self, document: Document, answer: Any) -> Verdict:
         """Return the model's verdict.

@@ -21,16 +21,23 @@ _SPACELESS: Final = re.compile(
 
 
 class Keywords(SpanGuardrail):
-    """Finds words and phrases. Keywords that overlap in a text are found as one."""
+    """Finds words and phrases. Keywords that overlap in a text are found as one.
+
+    Case, the width of letters and characters that nobody sees make no difference, nor do Cyrillic, Greek and Armenian
+    letters that look like Latin ones in a word that has Latin letters too. A word of such letters alone is read as it
+    is written, or keywords of one language would be found in texts of another.
+    """
 
     description = "Words and phrases, in any case; thousands of them cost hardly more than one"
     config_schema: ClassVar[Mapping[str, Any]] = {
         "properties": {
             "keywords": {
                 "type": "array",
-                "items": {"type": "string", "minLength": 1},
+                "items": {"type": "string", "minLength": 1, "maxLength": 1000},
                 "minItems": 1,
-                "description": "Words and phrases; any white space matches that between the words of a phrase",
+                "maxItems": 100_000,
+                "description": "Words and phrases, up to 100000 of up to 1000 characters; any white space matches that "
+                "between the words of a phrase",
             },
             "whole_word": {
                 "type": "boolean",
@@ -116,7 +123,8 @@ def _distinct(keywords: Sequence[str]) -> list[str]:
         if compared in folded:
             raise BadConfig(
                 f"the keywords {folded[compared]!r} and {keyword!r} are the same",
-                "leave one of them out; case, the width of letters and the length of white space make no difference",
+                "leave one of them out; case, the width of letters, the length of white space and letters of another "
+                "script that look Latin within a Latin word make no difference",
             )
         folded[compared] = keyword
     return list(folded)

@@ -20,6 +20,10 @@ class Regex(SpanGuardrail):
     """Finds what a pattern in the syntax of RE2 matches, in linear time whatever the pattern.
 
     See https://github.com/google/re2/wiki/Syntax. A pattern is case-sensitive unless it begins with `(?i)`.
+
+    It reads the text as it is, with the escapes of JSON resolved: what is hidden behind letters that look alike, full
+    width or characters that nobody sees is not seen through, since a pattern may be about just those. `keywords` and
+    `pii`, with entities of one's own, do see through it.
     """
 
     description = "What a regular expression matches, in the syntax of RE2"

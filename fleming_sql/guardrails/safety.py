@@ -81,7 +81,7 @@ class Safety(ModelGuardrail):
     }
 
     def __init__(self, config: Mapping[str, Any], behavior: Behavior, surroundings: Surroundings) -> None:
-        self._endpoint: str = config["endpoint"]
+        self.endpoint: str = config["endpoint"]
         given: Mapping[str, float | bool] | None = config.get("categories")
         self._wanted = None if given is None else _wanted(given)
         self._codes = frozenset(filter(_CODE.fullmatch, map(_name, given or ())))
@@ -89,7 +89,7 @@ class Safety(ModelGuardrail):
     def question(self, document: Document) -> Question:
         """Return the conversation as Llama Guard knows it, and the texts as moderation endpoints take them."""
         parameters = {"temperature": 0, "max_tokens": _MAX_TOKENS}
-        return Question(self._endpoint, {"messages": _conversation(document)}, parameters, {"input": _input(document)})
+        return Question(self.endpoint, {"messages": _conversation(document)}, parameters, {"input": _input(document)})
 
     def read(self, document: Document, answer: Any) -> Verdict:
         """Return the model's verdict, or what the thresholds make of its scores.
@@ -160,7 +160,7 @@ def _texts(parts: Sequence[Part]) -> list[str]:
 
     Texts in which nothing stands are left out, which some moderation endpoints refuse.
     """
-    groups = groupby(parts, key=lambda part: (part.run, part.role))
+    groups = groupby(parts, key=lambda part: (part.whole, part.role))
     texts = ("\n".join(part.text for part in group) for _, group in groups)
     return [text for text in texts if text.strip()] or [""]
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from bisect import bisect_right
-from collections import Counter
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final
 
 from fleming_sql.guardrails.base import PASS, Finding, TextGuardrail, Verdict
 from fleming_sql.guardrails.documents import Document, Part
 from fleming_sql.guardrails.escapes import unescape
-from fleming_sql.guardrails.splicing import Mark, Placeholders, mask, overlaps_json, restore
+from fleming_sql.guardrails.splicing import Placeholders, Span, mask, restore, touches_json
 
 _SEAM: Final = 256
 """Characters to either side of the place where two parts meet in which a find may lie that is of both."""
+_BACK: Final = 64
+"""Characters of the texts before one that may tell what stands in it."""
+_TOLD: Final = 192
+"""Characters at its beginning in which that may stand."""
 _FILLER: Final = "|"
 """Stands for each character that was found already when the places are searched where parts meet."""
 _LONGEST_NUMBER: Final = 5
@@ -24,22 +27,15 @@ _LONGEST_NUMBER: Final = 5
 __all__ = ["Placeholders", "Span", "SpanGuardrail", "describe", "restore"]
 
 
-class Span(NamedTuple):
-    """A stretch of one text."""
-
-    start: int
-    end: int
-    """In characters; exclusive."""
-    entity: str
-
-
 class SpanGuardrail(TextGuardrail):
     """Finds stretches of text. A kind says what it finds in one text; parts, seams, masks and JSON are seen to here."""
 
     restores: bool = False
     """Whether placeholders are numbered, so that what stood in their place can be put back into the answer."""
-    resolves_escapes: ClassVar[bool] = False
+    resolves_escapes: bool = False
     r"""Whether `find` sees through the escapes of JSON, such as `\u0040`, by itself."""
+    looks_back: ClassVar[bool] = False
+    """Whether words may tell something in the text after theirs, as the question does of an answer."""
 
     @abstractmethod
     def find(self, text: str) -> Sequence[Span]:
@@ -53,13 +49,15 @@ class SpanGuardrail(TextGuardrail):
             return self._verdict(document, [spans], ()) if spans else PASS
         found: list[Sequence[Span]] = [self._in_part(part.text) for part in parts]
         across = [pieces for first, last in _runs(parts) for pieces in self._across(parts, found, first, last)]
+        if self.looks_back:
+            self._look_back(parts, found, across)
         return self._verdict(document, found, across) if across or any(found) else PASS
 
     def _verdict(
         self, document: Document, found: Sequence[Sequence[Span]], across: Sequence[Sequence[Finding]]
     ) -> Verdict:
         findings = [
-            Finding(span.entity, number, span.start, span.end) for number, spans in enumerate(found) for span in spans
+            Finding(entity, number, start, end) for number, spans in enumerate(found) for start, end, entity in spans
         ]
         findings += [pieces[0] for pieces in across]
         placeholders = Placeholders(document.texts if self.restores else None)
@@ -115,6 +113,31 @@ class SpanGuardrail(TextGuardrail):
             ]
             rest = _filled(text, sorted([*taken, *own]))
 
+    def _look_back(
+        self, parts: Sequence[Part], found: list[Sequence[Span]], across: Sequence[Sequence[Finding]]
+    ) -> None:
+        """Add what is found at the beginning of a part only with the end of what is read before it."""
+        taken = [list(spans) for spans in found]
+        for piece in (piece for pieces in across for piece in pieces):
+            taken[piece.part].append(Span(piece.start, piece.end, piece.entity))
+        for first, last in _runs(parts):
+            before = ""
+            for number in range(first, last):
+                text = parts[number].text
+                if before and text:
+                    told = self._told_by(before, text)
+                    new = [span for span in told if not _overlaps(span, taken[number])]
+                    if new:
+                        found[number] = sorted([*found[number], *new])
+                before = f"{before}\n{text}"[-_BACK:]
+
+    def _told_by(self, before: str, text: str) -> Iterator[Span]:
+        """Return what is found at the beginning of a text that stands after another one."""
+        begin = len(before) + 1
+        for span in self.find(f"{before}\n{text[:_TOLD]}"):
+            if span.start >= begin and (span.end < begin + _TOLD or len(text) <= _TOLD):
+                yield Span(span.start - begin, span.end - begin, span.entity)
+
     def _at_seams(self, text: str, starts: Sequence[int]) -> Iterator[Span]:
         """Return what is found in a text across one of `starts`, at least."""
         seams = [seam for seam in dict.fromkeys(starts) if 0 < seam < len(text)]
@@ -139,33 +162,33 @@ def describe(findings: Iterable[Finding]) -> str:
         >>> describe([Finding("EMAIL_ADDRESS", 0, 3, 12), Finding("EMAIL_ADDRESS", 0, 20, 29)])
         'found EMAIL_ADDRESS (2)'
     """
-    counts = Counter(finding.entity for finding in findings)
-    return "found " + ", ".join(f"{entity} ({count})" for entity, count in counts.items())
+    counts: dict[str, int] = {}  # a Counter takes longer than all the rest where there is little to count
+    for finding in findings:
+        counts[finding.entity] = counts.get(finding.entity, 0) + 1
+    return "found " + ", ".join([f"{entity} ({count})" for entity, count in counts.items()])
 
 
 def _masked(
     parts: Sequence[Part],
     found: Sequence[Sequence[Span]],
-    across: Iterable[Sequence[Finding]],
+    across: Sequence[Sequence[Finding]],
     placeholders: Placeholders,
 ) -> list[str]:
-    marks = [[Mark(*span) for span in spans] for spans in found]
+    taken = [list(spans) for spans in found]
+    wholes: list[dict[int, str]] = [{} for _ in parts]
     for pieces in across:
-        whole: str | None = "".join(parts[piece.part].text[piece.start : piece.end] for piece in pieces)
-        own = [Mark(piece.start, piece.end, piece.entity) for piece in pieces]
-        if any(overlaps_json(parts[piece.part].text, [mark]) for piece, mark in zip(pieces, own, strict=True)):
-            whole = None  # JSON may need something in the place of each piece
-        for position, (piece, mark) in enumerate(zip(pieces, own, strict=True)):
-            # What stands in several parts is put into the first, and the rest of it is taken out.
-            marks[piece.part].append(mark if whole is None else mark._replace(whole="" if position else whole))
+        for piece in pieces:
+            insort(taken[piece.part], Span(piece.start, piece.end, piece.entity))
+        if any(touches_json(parts[piece.part].text, piece.start, piece.end) for piece in pieces):
+            continue  # JSON may need something in the place of each piece
+        # What stands in several parts is put into the first, and the rest of it is taken out.
+        whole = "".join(parts[piece.part].text[piece.start : piece.end] for piece in pieces)
+        for position, piece in enumerate(pieces):
+            wholes[piece.part][piece.start] = "" if position else whole
     return [
-        mask(part.text, sorted(taken, key=_start), placeholders) if taken else part.text
-        for part, taken in zip(parts, marks, strict=True)
+        mask(part.text, spans, placeholders, own) if spans else part.text
+        for part, spans, own in zip(parts, taken, wholes, strict=True)
     ]
-
-
-def _start(mark: Mark) -> int:
-    return mark.start
 
 
 def _pieces(span: Span, starts: Sequence[int], first: int) -> Iterator[Finding]:
@@ -192,6 +215,10 @@ def _gives_way(piece: Finding, spans: Iterable[Span]) -> bool:
         for span in spans
         if span.start < piece.end and piece.start < span.end
     )
+
+
+def _overlaps(span: Span, others: Iterable[Span]) -> bool:
+    return any(span.start < other.end and other.start < span.end for other in others)
 
 
 def _clear_of(piece: Finding, spans: Sequence[Span]) -> Sequence[Span]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
@@ -23,7 +22,10 @@ ESCAPE: Final = re.compile(
 )
 """An escape of a text that is known to be JSON; surrogates in pairs."""
 _FENCE: Final = re.compile(r"```[\w+-]*\s*(?=[\[{])")
+_COLON: Final = re.compile(r"\s*+:")
 _SPACE: Final = re.compile(r"\s*")
+_KEY: Final = re.compile(r'"((?:[^"\\]++|\\.)*+)"(\s*+:)?|[{}]', re.DOTALL)
+"""A string of a text that is known to be JSON, with a colon where it is a key, or where an object begins or ends."""
 _MOST_FAILURES: Final = 100
 """Fences without JSON in a text until no more of them are read: each error counts the lines before it."""
 _BRACKETED: Final = re.compile(r"<[^<>]*>")
@@ -31,15 +33,13 @@ _IN_JSON: Final = re.compile(r'(?<!\\)"<[^<>"]*>"|<[^<>]*>')
 _DECODER: Final = json.JSONDecoder()
 
 
-class Mark(NamedTuple):
-    """A stretch of a text that is to be taken out."""
+class Span(NamedTuple):
+    """A stretch of one text."""
 
     start: int
     end: int
     """In characters; exclusive."""
     entity: str
-    whole: str | None = None
-    """What it is a piece of, where that goes on in the next text; empty for a later piece; None for what is whole."""
 
 
 class Placeholders:
@@ -53,7 +53,7 @@ class Placeholders:
     def __init__(self, texts: Sequence[str] | None) -> None:
         self._texts = texts
         self._given: dict[tuple[str, str, bool], str] = {}
-        self._numbers: Counter[str] = Counter()
+        self._numbers: dict[str, int] = {}
         self._taken: frozenset[str] | None = None
         self.originals: dict[str, str] = {}
         """Placeholder to what it stands for; only where they are numbered.
@@ -62,15 +62,22 @@ class Placeholders:
         what was no string, and one after a backslash for a string that was written with other escapes.
         """
 
+    @property
+    def are_numbered(self) -> bool:
+        """Whether different values have different placeholders."""
+        return self._texts is not None
+
     def of_text(self, entity: str, original: str) -> str:
-        """Return what is put in the place of `original`."""
-        return self._placeholder(entity, original) if self._texts is not None else f"<{entity}>"
+        """Return what is put in the place of `original`, which is nothing in the place of nothing."""
+        if not original:
+            return ""
+        return f"<{entity}>" if self._texts is None else self._placeholder(entity, original)
 
     def of_string(self, entity: str, source: str) -> str:
         """Return what is put in the place of a piece of the source of a JSON string."""
         if self._texts is None:
             return f"<{entity}>"
-        meaning = jsontext.loads(f'"{source}"') if "\\" in source else source
+        meaning = _meaning(source)
         placeholder = self._placeholder(entity, meaning)
         if "\\" in source and jsontext.dumps(meaning)[1:-1] != source:
             self.originals.setdefault(f"\\{placeholder}", source)
@@ -97,27 +104,61 @@ class Placeholders:
         if self._taken is None:
             self._taken = frozenset(match[0] for text in self._texts or () for match in _BRACKETED.finditer(text))
         while True:
-            self._numbers[entity] += 1
-            placeholder = f"<{entity}_{self._numbers[entity]}>"
+            number = self._numbers[entity] = self._numbers.get(entity, 0) + 1
+            placeholder = f"<{entity}_{number}>"
             if placeholder not in self._taken:
                 return placeholder
 
 
-def mask(text: str, marks: Sequence[Mark], placeholders: Placeholders) -> str:
-    """Return a text with placeholders in the place of what is marked; what is JSON stays JSON.
+class FreeKeys:
+    """The keys of one object, some of which were changed: two that became the same are told apart by a number."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, bool] = {}
+        self._numbers: dict[str, int] = {}
+
+    def free(self, key: str, seen: str) -> str:
+        """Return what `key` is called, which became `seen`. Keys that were the same before stay so.
+
+        Example:
+            >>> keys = FreeKeys()
+            >>> [keys.free("a@b.org", "<X>"), keys.free("c@d.org", "<X>")]
+            ['<X>', '<X> (2)']
+        """
+        is_new = seen != key
+        free, was_new = seen, self._taken.get(seen)
+        if was_new is not None and (is_new or was_new):
+            is_new, number = True, self._numbers.get(seen, 1)
+            while free in self._taken:
+                number += 1
+                free = f"{seen} ({number})"
+            self._numbers[seen] = number
+        self._taken[free] = is_new
+        return free
+
+
+def mask(text: str, spans: Sequence[Span], placeholders: Placeholders, wholes: Mapping[int, str]) -> str:
+    """Return a text with placeholders in the place of what was found; what is JSON stays JSON.
 
     Args:
         text: The text.
-        marks: In their order, without overlaps.
+        spans: What was found, in its order and without overlaps.
         placeholders: Gives them.
+        wholes: By the start of a span in what is no JSON, what it is a piece of, where that goes on in the next text;
+            empty for a later piece.
     """
-    stretches = json_stretches(text) if marks else ()
-    changes = _changes(text, stretches, marks) if stretches else [_Change("text", *mark) for mark in marks]
-    pieces, done = [], 0
-    for change in _joined(changes):
-        pieces += [text[done : change.start], _new(text, change, placeholders)]
-        done = change.end
-    return "".join([*pieces, text[done:]])
+    stretches = json_stretches(text)
+    if stretches:
+        changes = _joined(_changes(text, stretches, spans))
+        news = [(change.start, change.end, _new(text, change, placeholders, wholes)) for change in changes]
+        if not placeholders.are_numbered:
+            news = _with_free_keys(text, stretches, news)
+    else:
+        news = [
+            (start, end, placeholders.of_text(entity, wholes.get(start, text[start:end])))
+            for start, end, entity in spans
+        ]
+    return _spliced(text, 0, len(text), news)
 
 
 def restore(text: str, originals: Mapping[str, str]) -> str:
@@ -188,35 +229,81 @@ class _Change(NamedTuple):
     start: int
     end: int
     entity: str
-    whole: str | None = None
 
 
-def _new(text: str, change: _Change, placeholders: Placeholders) -> str:
-    source = text[change.start : change.end]
-    if change.form == "value":
-        return placeholders.of_value(change.entity, source)
-    if change.form == "string":
-        return placeholders.of_string(change.entity, source)
-    if change.whole == "":
-        return ""
-    return placeholders.of_text(change.entity, source if change.whole is None else change.whole)
+def _new(text: str, change: _Change, placeholders: Placeholders, wholes: Mapping[int, str]) -> str:
+    form, start, end, entity = change
+    if form == "value":
+        return placeholders.of_value(entity, text[start:end])
+    if form == "string":
+        return placeholders.of_string(entity, text[start:end])
+    return placeholders.of_text(entity, wholes.get(start, text[start:end]))
 
 
-def _changes(text: str, stretches: Sequence[tuple[int, int]], marks: Sequence[Mark]) -> list[_Change]:
-    """Return what has to be replaced for `marks` to be gone from a text that holds JSON."""
+def _changes(text: str, stretches: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[_Change]:
+    """Return what has to be replaced for `spans` to be gone from a text that holds JSON."""
     changes: list[_Change] = []
     first = 0
     for form, begin, stop in _regions(text, stretches):
-        while first < len(marks) and marks[first].end <= begin:
+        while first < len(spans) and spans[first].end <= begin:
             first += 1
-        if first == len(marks):
+        if first == len(spans):
             break
         region = _Region(text, form, begin, stop)
         position = first
-        while position < len(marks) and marks[position].start < stop:
-            changes.append(region.change(marks[position]))
+        while position < len(spans) and spans[position].start < stop:
+            changes.append(region.change(spans[position]))
             position += 1
     return changes
+
+
+def _with_free_keys(
+    text: str, stretches: Sequence[tuple[int, int]], news: Sequence[tuple[int, int, str]]
+) -> list[tuple[int, int, str]]:
+    """Return replacements, and numbers for the keys of an object that they would make the same."""
+    numbered: list[tuple[int, int, str]] = []
+    done = 0
+    for begin, end, keys in _keys(text, stretches):
+        while done < len(news) and news[done][0] < begin:
+            numbered.append(news[done])
+            done += 1
+        first = done
+        while done < len(news) and news[done][1] <= end:
+            done += 1
+        numbered += news[first:done]
+        key = _meaning(text[begin:end])
+        seen = _meaning(_spliced(text, begin, end, news[first:done])) if first < done else key
+        number = keys.free(key, seen)[len(seen) :]
+        if number:
+            numbered.append((end, end, number))
+    return [*numbered, *news[done:]]
+
+
+def _keys(text: str, stretches: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, FreeKeys]]:
+    """Return where the keys in JSON stand, without their quotes, each with those of its object."""
+    for start, end in stretches:
+        objects: list[FreeKeys] = []
+        for found in _KEY.finditer(text, start, end):
+            if found[0] == "{":
+                objects.append(FreeKeys())
+            elif found[0] == "}":
+                objects.pop()
+            elif found[2] is not None:
+                yield *found.span(1), objects[-1]
+
+
+def _spliced(text: str, start: int, end: int, news: Iterable[tuple[int, int, str]]) -> str:
+    """Return a stretch of a text with other pieces in it, given in their order by where they go."""
+    pieces: list[str] = []
+    for begin, stop, new in news:
+        pieces += (text[start:begin], new)
+        start = stop
+    pieces.append(text[start:end])
+    return "".join(pieces)
+
+
+def _meaning(source: str) -> str:
+    return jsontext.loads(f'"{source}"') if "\\" in source else source
 
 
 def _joined(changes: Iterable[_Change]) -> list[_Change]:
@@ -255,16 +342,16 @@ class _Region:
         self._end = end
         self._escapes: Sequence[tuple[int, int]] | None = None
 
-    def change(self, mark: Mark) -> _Change:
+    def change(self, span: Span) -> _Change:
         """Return what has to be replaced here."""
-        start, end = max(mark.start, self._start), min(mark.end, self._end)
+        start, end = max(span.start, self._start), min(span.end, self._end)
         if self._form == "text":
-            return _Change("text", start, end, mark.entity, mark.whole)
+            return _Change("text", start, end, span.entity)
         if self._form == "value":
-            return _Change("value", self._start, self._end, mark.entity)
+            return _Change("value", self._start, self._end, span.entity)
         if start == self._start or end == self._end:  # a quote stays, so all that it quotes goes
-            return _Change("string", self._start + 1, self._end - 1, mark.entity)
-        return _Change("string", *self._widened(start, end), mark.entity)
+            return _Change("string", self._start + 1, self._end - 1, span.entity)
+        return _Change("string", *self._widened(start, end), span.entity)
 
     def _widened(self, start: int, end: int) -> tuple[int, int]:
         """Return a stretch of a string, and all of the escapes that begin or end in it."""
@@ -288,7 +375,9 @@ def _restored_json(text: str, originals: Mapping[str, str]) -> str:
         found = match[0]
         if found[0] != '"':
             return _encoded(found, originals)
-        return originals[found] if found in originals else f'"{_encoded(found[1:-1], originals)}"'
+        if found in originals and not _COLON.match(text, match.end()):
+            return originals[found]
+        return f'"{_encoded(found[1:-1], originals)}"'  # a key is a string, whatever it was
 
     return _IN_JSON.sub(put, text)
 
@@ -302,7 +391,6 @@ def _encoded(placeholder: str, originals: Mapping[str, str]) -> str:
     return placeholder if original is None else jsontext.dumps(original)[1:-1]
 
 
-def overlaps_json(text: str, marks: Iterable[Mark]) -> bool:
-    """Return whether any of the marks touches JSON in a text."""
-    stretches = json_stretches(text)
-    return any(mark.start < end and start < mark.end for mark in marks for start, end in stretches)
+def touches_json(text: str, start: int, end: int) -> bool:
+    """Return whether a stretch of a text touches JSON in it."""
+    return any(start < stop and begin < end for begin, stop in json_stretches(text))

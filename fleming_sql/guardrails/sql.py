@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final, Literal, NamedTuple
@@ -14,10 +15,6 @@ from fleming_sql.types import Behavior, SqlMacro
 
 _EVENT: Final = "event"
 _REASON_CHARS: Final = 200
-_RUN: Final = 8
-"""Characters of the text that a reason may not have in a row."""
-_LONG: Final = 100_000
-"""Characters of a text in which a reason is not looked for any more: it is left out."""
 
 _Result = Literal["ALLOW", "DENY", "ASK", "MASK"]
 _ACCEPTED: Final = (
@@ -72,13 +69,16 @@ class SqlPolicy(PolicyGuardrail):
         for name in sorted(used):
             macros.use(name)
         self.macros = tuple(macros.used)
+        texts: list[tuple[str, tuple[str, ...]]] = [] if "macro" in config else [(self.expression, (_EVENT,))]
+        texts += [(macro.definition, macro.parameters) for macro in self.macros]
+        self.reads_caller = any(_may_read_caller(text, names) for text, names in texts)
         self._literals |= macros.literals
 
     def read(self, document: Document, results: Sequence[Any]) -> Verdict:
         """Return the verdict of the strongest that the policy said to any part: DENY, then ASK, then MASK.
 
-        A reason is shortened to 200 characters, and left out where it has 8 characters in a row of the text that the
-        policy looked at, or all of that text; those that stand in the policy as constants are always told.
+        A reason is told where it stands in the policy as a constant, and shortened to 200 characters: one that is
+        computed may tell of the text, in whatever disguise.
 
         Raises:
             Undecided: To some part it said nothing that can be read, and to none DENY or ASK.
@@ -112,7 +112,7 @@ class SqlPolicy(PolicyGuardrail):
             (
                 reason
                 for part, decision in zip(document.parts, decisions, strict=True)
-                if decision.result == result and (reason := self._tellable(decision.reason, part))
+                if decision.result == result and (reason := self._tellable(decision.reason))
             ),
             None,
         )
@@ -121,12 +121,10 @@ class SqlPolicy(PolicyGuardrail):
             told = f"needs approval{f': {told}' if told else ''}"
         return Verdict(told or "denied by the policy", _findings(document, decisions, result))
 
-    def _tellable(self, reason: str | None, part: Part) -> str | None:
+    def _tellable(self, reason: str | None) -> str | None:
         if not reason or not reason.strip():
             return None
-        if reason not in self._literals and any(_repeats(reason, text) for text in (part.text, part.arguments or "")):
-            return None
-        return reason.strip()[:_REASON_CHARS]
+        return reason.strip()[:_REASON_CHARS] if reason in self._literals else None
 
 
 class _Macros:
@@ -190,6 +188,12 @@ def _call(name: str, macros: _Macros) -> tuple[str, frozenset[str]]:
     return f"{quote_name(macro.name)}({_EVENT})", frozenset({macro.name.lower()})
 
 
+def _may_read_caller(text: str, names: Sequence[str]) -> bool:
+    """Return whether an expression may look at who asks: by the field, or because it takes one of its values whole."""
+    whole = "|".join(rf'\b{re.escape(name)}\b(?!"?\s*\.)' for name in names)
+    return re.search(rf"\b(?:actor|context|groups)\b|{whole}", text, re.IGNORECASE) is not None
+
+
 def _is_plain_allow(value: Any) -> bool:
     """Return whether a result is an ALLOW in the usual form, as nearly all are."""
     return value == "ALLOW" or (isinstance(value, dict) and value.get("result") == "ALLOW")
@@ -241,16 +245,3 @@ def _each_finding(document: Document, decisions: Sequence[_Decision], result: st
     for number, (part, decision) in enumerate(zip(document.parts, decisions, strict=True)):
         if decision.result == result:
             yield Finding(result, number, 0, len(part.text))
-
-
-def _repeats(reason: str, text: str) -> bool:
-    """Return whether a reason has a piece of a text in it, in whatever case."""
-    if len(text) > _LONG:
-        return True
-    reason, text = reason.lower(), text.lower()
-    whole = text.strip()
-    if whole and len(whole) < _RUN:
-        return whole in reason
-    return any(
-        reason[start : start + _RUN] in text for start in range(min(len(reason), _REASON_CHARS + _RUN) - _RUN + 1)
-    )

@@ -43,14 +43,14 @@ class Topics(ModelGuardrail):
         topics = [" ".join(topic.split()) for topic in config["topics"]]
         if not all(topics):
             raise BadConfig("one of topics is blank", "name each topic, or leave it out")
-        self._endpoint: str = config["endpoint"]
+        self.endpoint: str = config["endpoint"]
         self._instructions = _INSTRUCTIONS.format(rules=DATA_RULES, topics=jsontext.dumps(topics))
         self._known = frozenset(map(_folded, topics))
         self._reason = f"off topic: none of {_listed(topics)}"
 
     def question(self, document: Document) -> Question:
         """Return the topics as a system message, and the texts as data in a user message."""
-        return ask_about(document, self._endpoint, self._instructions)
+        return ask_about(document, self.endpoint, self._instructions)
 
     def read(self, document: Document, answer: Any) -> Verdict:
         """Return an objection unless the model named one of the topics, in any case.

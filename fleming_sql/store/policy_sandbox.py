@@ -124,14 +124,18 @@ class PolicySandbox:
         finally:
             self._events.table = _table(())
 
-    def check(self, expression: str, macros: Sequence[SqlMacro]) -> None:
-        """See whether DuckDB takes an expression: knows its functions and the fields that it reads.
+    def check(self, expression: str, macros: Sequence[SqlMacro]) -> str:
+        """Return the type of an expression as DuckDB writes it, such as `VARCHAR`.
 
         Raises:
-            ExpressionFailed: It does not.
+            ExpressionFailed: DuckDB does not take it: it lacks a function, or a field that it reads.
         """
         try:
-            _Prepared(self._cursor(), expression, macros, _Events()).close()
+            prepared = _Prepared(self._cursor(), expression, macros, _Events())
+            try:
+                return prepared.type()
+            finally:
+                prepared.close()
         except duckdb.Error as error:
             raise _unbound(error) from None
 
@@ -255,6 +259,11 @@ class _Prepared:
         except duckdb.Error:
             cursor.close()
             raise
+
+    def type(self) -> str:
+        """Return the type of the expression."""
+        [row] = self.cursor.execute(f"describe select ({self._expression}) from ({_EVENTS})").fetchall()  # noqa: S608  checked
+        return str(row[1])
 
     def prepare_tolerant(self) -> None:
         """Prepare the form that goes on after a failure, and tells a NULL from one: it puts results into lists."""

@@ -28,7 +28,7 @@ class Attempt:
     """Error that led to it, where it is not the first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: several are made for each call, and a frozen one takes twice as long to make
 class GuardrailResult:
     """What one guardrail decided on one call; never the text that it matched."""
 

@@ -23,7 +23,7 @@ comment on column guardrails.behavior is 'block refuses the call, mask takes wha
 comment on column guardrails.config is 'JSON object with what the kind goes by: config_schema of guardrail_kinds';
 comment on column guardrails.on_error is 'What a call does when the guardrail itself fails or takes too long: block, allow, or NULL for what the column guardrails_fail_open of its endpoint says, which is block as long as nobody changes it';
 comment on column guardrails.name is 'What errors and the log call it; NULL makes one of phase, kind and rank, such as input-pii-1';
-comment on column guardrails.timeout_ms is 'How long it may take over a call; beyond, it has failed';
+comment on column guardrails.timeout_ms is 'How long it may take over a call, waiting for its turn left out; beyond, it has failed';
 comment on column guardrails.enabled is 'false switches it off';
 
 -- one row is one form of personal data that the kind pii finds besides the built-in ones
@@ -40,7 +40,7 @@ comment on table pii_entities is 'One row is one form of personal data that the 
 comment on column pii_entities.name is 'Such as EMPLOYEE_ID; it is masked as <EMPLOYEE_ID>';
 comment on column pii_entities.pattern is 'Regular expression in the syntax of RE2';
 comment on column pii_entities.validator is 'Check that what the pattern matched has to pass too, such as luhn or iban: a validator in built_in_pii_entities; NULL is none';
-comment on column pii_entities.context_words is 'Words of which one has to stand near, in any case; an empty list needs none';
+comment on column pii_entities.context_words is 'Whole words of which one has to stand near, in any case; a star stands for any letters, as in employee*; an empty list needs none';
 comment on column pii_entities.description is 'For people';
 comment on column pii_entities.enabled is 'false leaves it out';
 
@@ -77,7 +77,7 @@ comment on column built_in_pii_entities.validator is 'Check that a match has to 
 comment on column built_in_pii_entities.context_words is 'Words of which one has to stand near; an empty list needs none';
 
 alter table endpoints add column log_original boolean default false;
-comment on column endpoints.log_original is 'Whether the log keeps requests and answers as they were before guardrails masked them; with false it never sees what they took out';
+comment on column endpoints.log_original is 'Whether the log keeps requests as they were asked and answers as they came, before guardrails masked them; with false it never has what they took out';
 comment on column endpoints.guardrails_fail_open is 'What a guardrail whose on_error is NULL does when it fails: true lets the call pass, false blocks it';
 
 alter table serving.calls add column guardrail varchar;

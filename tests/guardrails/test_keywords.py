@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001  looking like another character is what is tested
 from __future__ import annotations
 
 import random
@@ -54,8 +55,8 @@ def test_offsets_are_right_behind_letters_that_fold_into_more_or_fewer() -> None
 @pytest.mark.parametrize(
     "text",
     [
-        "ｆａｌｃｏｎ",  # noqa: RUF001
-        "𝐟𝐚𝐥𝐜𝐨𝐧",  # noqa: RUF001
+        "ｆａｌｃｏｎ",
+        "𝐟𝐚𝐥𝐜𝐨𝐧",
         "ⓕⓐⓛⓒⓞⓝ",
         f"fal{ZWSP}con",
         f"fal{ZWJ}con",
@@ -69,6 +70,34 @@ def test_offsets_are_right_behind_letters_that_fold_into_more_or_fewer() -> None
 )
 def test_a_keyword_is_found_whatever_hides_it(text: str) -> None:
     assert _found(f"see: {text}!", "falcon") == [text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "F\u0430lcon",  # Cyrillic
+        "fal\u0441\u043en",
+        "\u0420roject falcon",
+        "F\u0391LCON",  # Greek
+        "falc\u0585n",  # Armenian
+        f"fal{ZWSP}\u0441\u043e{ZWSP}n",
+        "\U0001d41f\U0001d41alc\u043en",
+    ],
+)
+def test_letters_that_look_latin_hide_no_keyword(text: str) -> None:
+    assert _found(f"see: {text}!", "falcon", "project falcon") == [text]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [("проект", "ПРОЕКТ"), ("νερό", "ΝΕΡΌ"), ("IT-отдел", "it-Отдел"), ("1С", "1с"), ("F\u0430lcon", "FALCON")],
+)
+def test_a_keyword_of_another_script_is_found_in_any_case(keyword: str, text: str) -> None:
+    assert _found(f"see: {text}!", keyword) == [text]
+
+
+def test_a_word_of_another_script_is_no_latin_keyword() -> None:
+    assert _found("в рот, на рак, РОТ", "pot", "pak") == []
 
 
 @pytest.mark.parametrize("space", ["\n", "\r\n", "\t", "\u00a0", "\u3000", "   ", " \n\t "])
@@ -166,7 +195,7 @@ def test_a_blank_keyword_is_refused(keyword: str) -> None:
         _keywords("a", keyword)
 
 
-@pytest.mark.parametrize("same", ["Falcon", "falcon ", "ｆalcon", f"fal{ZWSP}con"])  # noqa: RUF001
+@pytest.mark.parametrize("same", ["Falcon", "falcon ", "ｆalcon", f"fal{ZWSP}con"])
 def test_a_keyword_that_is_there_twice_is_refused(same: str) -> None:
     with pytest.raises(BadConfig, match="are the same"):
         _keywords("falcon", same)

@@ -200,6 +200,138 @@ def test_a_disguised_value_is_found_where_it_stands_in_the_text_as_given(text: s
     assert spans == [(len(before), len(before) + len(text), entity)]
 
 
+CARD_IN_GROUPS = [
+    "4111\u200b1111 1111 1111",
+    "41111111 1111 1111",
+    "4111 11111111 1111",
+    "411 111 111 111 1111",
+    "4111\n1111\n1111\n1111",
+    "4111\r\n1111\r\n1111\r\n1111",
+    "4111\t1111\t1111\t1111",
+    "4111 1111\n1111 1111",
+    "4111_1111_1111_1111",
+    "4111/1111/1111/1111",
+    "4111, 1111, 1111, 1111",
+    "4111,1111,1111,1111",
+    "4111--1111--1111--1111",
+    "4111\u00b71111\u00b71111\u00b71111",
+    "4111\u2003" + "1111\u3000" + "1111\u20281111",
+    "3782_822463_10005",
+]
+
+
+@pytest.mark.parametrize("card", CARD_IN_GROUPS)
+@pytest.mark.parametrize("around", ["{}", "see:{} ok", "({})", "{}, 12/27"])
+def test_a_card_is_found_however_its_digits_are_grouped(card: str, around: str) -> None:
+    assert found(around.format(card)) == [("CREDIT_CARD", card)]
+
+
+@pytest.mark.parametrize(
+    "text", ["card 411111 1111111111", "card_4111_1111_1111_1111", "cards:\n4111\n1111\n1111\n1111\n5555"]
+)
+def test_the_word_for_a_card_tells_groups_that_may_be_something_else(text: str) -> None:
+    assert [entity for entity, _ in found(text)] == ["CREDIT_CARD"]
+
+
+def test_the_code_of_a_card_may_follow_it() -> None:
+    assert found("4111 1111 1111 1111 123") == [("CREDIT_CARD", "4111 1111 1111 1111")]
+
+
+def test_cards_with_unusual_marks_are_all_found() -> None:
+    cards = [card for number in range(20) for card in ("4111_1111_1111_1111", "5555_5555_5555_4444")]
+
+    assert [value for _, value in found(" and ".join(cards))] == cards
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "411111 1111111111",  # two numbers side by side
+        "4111\n1111\n1111\n1111\n1111\n2345",  # a column
+        "1111, 4111, 1111, 1111, 1111",
+        "341,111,111,111,111",
+        "4111-1111, 1111-1111",  # ranges
+        "411.1111 111.1111 11.11111",
+        "id_4111_1111_1111_1111_7",
+        "41 11, 11 11, 11 11, 11 11",
+        "4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1",
+        "+4111 111 111 111 111",
+        "2023-05-06 11:12:13, 2023-05-07 11:12:13",
+        "in 536, 22, 8714 and 9 cases",
+        "536_22_8714",
+        "AT12, 3456, 7890, 1234, 5678",
+    ],
+)
+def test_lists_and_columns_of_numbers_are_left(text: str) -> None:
+    assert found(text) == []
+
+
+@pytest.mark.parametrize("mark", ["_", "/", ", ", "\n", "\t", "\r\n", "\u200b", "\u2009"])
+def test_ibans_and_social_security_numbers_are_found_whatever_stands_between_their_groups(mark: str) -> None:
+    iban, ssn = (mark.join(groups.split()) for groups in ("DE89 3704 0044 0532 0130 00", "536 22 8714"))
+
+    assert found(f"to {iban}") == [("IBAN_CODE", iban)]
+    assert found(f"my SSN is {ssn}") == [("US_SSN", ssn)]
+
+
+@pytest.mark.parametrize(
+    "address", ["ivan@почта.рф", "иван@почта.рф", "info@ουτοπία.example", "ivan@example.рф", "user@münchen.de"]
+)
+def test_an_address_of_mail_is_found_in_scripts_with_spaces(address: str) -> None:
+    assert found(f"Пишите на {address}, пожалуйста") == [("EMAIL_ADDRESS", address)]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("٠٥٠١٢٣٤٥٦٧", "٠٥٠١٢٣٤٥٦٧"),
+        ("جوال ٩٦١٢٣٤٥٦", "٩٦١٢٣٤٥٦"),
+        ("τηλ. 210 1234567", "210 1234567"),
+        ("ΤΗΛ: 2101234567", "2101234567"),
+    ],
+)
+def test_phone_numbers_are_found_in_greek_and_arabic(text: str, number: str) -> None:
+    assert found(text) == [("PHONE_NUMBER", number)]
+
+
+def in_messages(*texts: str) -> list[str]:
+    """Return messages as the guardrail lets them go on."""
+    parts = tuple(Part(text, f"messages[{at}].content", "user") for at, text in enumerate(texts))
+    return list(PII.examine(Document("input", parts)).texts or texts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "masked_texts"),
+    [
+        (["4111 1111", "1111 1111 thanks"], ["<CREDIT_CARD>", " thanks"]),
+        (["41111111", "11111111"], ["<CREDIT_CARD>", ""]),
+        (["my ssn is 536-22", "-8714"], ["my ssn is <US_SSN>", ""]),
+    ],
+)
+def test_a_value_split_over_two_messages_is_found(texts: list[str], masked_texts: list[str]) -> None:
+    assert in_messages(*texts) == masked_texts
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "entity"),
+    [
+        ("my passport number is", "C01X00T47", "PASSPORT"),
+        ("What is your phone number?", "2101234567", "PHONE_NUMBER"),
+        ("x" * 300 + " my ssn:", "536228714 " + "y" * 300, "US_SSN"),
+    ],
+)
+def test_a_word_in_the_message_before_tells_a_number(question: str, answer: str, entity: str) -> None:
+    number, space, rest = answer.partition(" ")
+
+    assert number not in in_messages(question, answer)[1]
+    assert in_messages(question, answer) == [question, f"<{entity}>{space}{rest}"]
+
+
+def test_a_word_two_messages_before_tells_a_number_if_it_is_near() -> None:
+    assert in_messages("passport number", "", "ok:", "C01X00T47")[3] == "<PASSPORT>"
+    assert in_messages("passport number", "z " * 100, "C01X00T47")[2] == "C01X00T47"
+
+
 def test_an_escaped_line_break_is_no_part_of_what_follows_it() -> None:
     assert masked(r'{"text": "Write to\nada@example.com"}') == r'{"text": "Write to\n<EMAIL_ADDRESS>"}'
 
@@ -207,6 +339,25 @@ def test_an_escaped_line_break_is_no_part_of_what_follows_it() -> None:
 def test_of_finds_that_overlap_the_surest_wins() -> None:
     assert [entity for entity, _ in found("https://ada:ghp_" + ALNUM[:36] + "@example.com")] == ["API_KEY"]
     assert [entity for entity, _ in found("https://ada:secret@example.com/x")] == ["URL_CREDENTIALS"]
+
+
+def test_a_number_with_an_international_prefix_is_found_after_the_dash_of_an_identifier() -> None:
+    assert found("a716-00491701234567") == [("PHONE_NUMBER", "00491701234567")]
+    assert found("a716-446655-00491701234567") == [("PHONE_NUMBER", "00491701234567")]
+
+
+def test_a_card_that_a_word_stands_right_before_is_found() -> None:
+    assert found("card4111111111111111") == [("CREDIT_CARD", "4111111111111111")]
+
+
+@pytest.mark.parametrize("identifier", ["e29b-41d4-a716-446655440000", "x4111111111111111", "a2-4111-1111-1111-1111"])
+def test_no_number_is_found_in_an_identifier(identifier: str) -> None:
+    assert found(f"see {identifier}") == []
+
+
+def test_a_url_with_a_long_scheme_is_found_from_its_first_character() -> None:
+    url = f"{'a' * 40}://ada:s3cret@example.com"
+    assert found(f"see {url}") == [("URL_CREDENTIALS", url)]
 
 
 def test_the_finds_are_masked_and_the_rest_is_kept() -> None:
@@ -219,9 +370,20 @@ def test_only_the_entities_asked_for_are_found() -> None:
     assert found("ada@example.com 4111111111111111", pii) == [("EMAIL_ADDRESS", "ada@example.com")]
 
 
-def test_an_unknown_entity_is_refused_with_names_like_it() -> None:
-    with pytest.raises(BadConfig, match="EMAIL_ADDRESS"):
-        Pii({"entities": ["EMAIL_ADRESS"]}, "mask", Surroundings())
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("EMAIL_ADRESS", "EMAIL_ADDRESS"),
+        ("EMAIL", "EMAIL_ADDRESS"),
+        ("ssn", "US_SSN"),
+        ("card", "CREDIT_CARD"),
+        ("ip", "IP_ADDRESS"),
+        ("NOTHING_LIKE_IT", r"fleming\.built_in_pii_entities"),
+    ],
+)
+def test_an_unknown_entity_is_refused_with_names_like_it(name: str, near: str) -> None:
+    with pytest.raises(BadConfig, match=near):
+        Pii({"entities": [name]}, "mask", Surroundings())
 
 
 @pytest.mark.parametrize("behavior", ["block", "log"])

@@ -39,8 +39,11 @@ def _document(*texts: str) -> Document:
     return Document("input", tuple(Part(text, f"inputs[{n}]", "input") for n, text in enumerate(texts)))
 
 
-def _read(results: Sequence[Any], *texts: str, expression: str = "event.message") -> Verdict:
-    return _policy(expression).read(_document(*texts), results)
+def _read(results: Sequence[Any], *texts: str) -> Verdict:
+    """Return what a policy comes to that has all reasons in these results as constants."""
+    reasons = {str(result["reason"]) for result in results if isinstance(result, dict) and result.get("reason")}
+    listed = ", ".join("'" + reason.replace("'", "''") + "'" for reason in sorted(reasons)) or "''"
+    return _policy(f"list_contains([{listed}], event.message)::varchar").read(_document(*texts), results)
 
 
 @pytest.mark.parametrize(
@@ -313,18 +316,6 @@ def test_a_failure_is_raised_where_nothing_is_denied() -> None:
         _read([{"result": "MASK", "message": "x"}, Undecided("its expression failed")], "text", "b")
 
 
-@pytest.mark.parametrize("reason", ["found my secret text", "found MY SECRE", "text", "my secret text"])
-def test_a_reason_with_a_piece_of_the_text_is_not_told(reason: str) -> None:
-    text = "text" if reason == "text" else "This is my secret text."
-    assert _read([{"result": "DENY", "reason": reason}], text).reason == "denied by the policy"
-
-
-def test_a_reason_with_a_piece_of_a_calls_arguments_is_not_told() -> None:
-    document = Document("input", (Part("x-1", "a", "user", arguments='{"account": "DE12500105"}'),))
-    verdict = _policy("'ALLOW'").read(document, [{"result": "DENY", "reason": "account DE12500105"}])
-    assert verdict.reason == "denied by the policy"
-
-
 def test_a_reason_that_stands_in_the_policy_is_told_whatever_the_text() -> None:
     policy = _policy("{'result': 'DENY', 'reason': 'no secret text'}")
     assert (
@@ -341,22 +332,13 @@ def test_a_reason_that_stands_in_a_macro_is_told() -> None:
     )
 
 
-def test_a_computed_reason_is_told_where_it_has_nothing_of_the_text() -> None:
-    assert _read([{"result": "DENY", "reason": "17 characters"}], "This is my secret.").reason == "17 characters"
-
-
-def test_a_computed_reason_is_not_looked_for_in_a_long_text() -> None:
-    assert _read([{"result": "DENY", "reason": "17 characters"}], "x" * 100_001).reason == "denied by the policy"
+@pytest.mark.parametrize("reason", ["found my secret text", "17 characters", "eltil"])
+def test_a_reason_that_is_computed_is_not_told(reason: str) -> None:
+    verdict = _policy("'ALLOW'").read(_document("my secret text"), [{"result": "DENY", "reason": reason}])
+    assert verdict.reason == "denied by the policy"
 
 
 def test_a_long_reason_is_shortened() -> None:
     reason = _read([{"result": "DENY", "reason": "no " * 200}], "text").reason
     assert reason is not None
     assert len(reason) == 200
-
-
-@given(st.text(min_size=8, max_size=60), st.text(max_size=30), st.text(max_size=30))
-def test_no_reason_holds_eight_characters_of_the_text(text: str, before: str, after: str) -> None:
-    reason = _read([{"result": "DENY", "reason": before + text + after}], text).reason
-    assert reason is not None
-    assert not any(text[start : start + 8] in reason for start in range(len(text) - 7))

@@ -24,6 +24,7 @@ class Pii(SpanGuardrail):
     """Finds personal data by its form: by patterns, check digits and the words near it."""
 
     detects_pii = True
+    looks_back = True
     description = "Personal data: cards, accounts, addresses, phone numbers, documents, keys, and forms of one's own"
     behaviors = ("block", "mask", "log")
     config_schema: ClassVar[Mapping[str, Any]] = {
@@ -69,6 +70,8 @@ class Pii(SpanGuardrail):
         self._own_rules = own_rules(entity for entity in surroundings.pii_entities if entity.name in wanted)
         self._detector = _detector(frozenset(wanted), tuple(self._own_rules))
         self._given = Detector(self._own_rules) if self._own_rules else None
+        # Patterns of one's own and the recogniser look at the text as given, escapes and all.
+        self.resolves_escapes = self._given is None and self._recognise is None
         self._placeholders = _placeholders(frozenset([*(entity.name for entity in ENTITIES), *own, *named]))
 
     def find(self, text: str) -> Sequence[Span]:
@@ -146,10 +149,16 @@ def _wanted(asked: Sequence[str] | None, known: Sequence[str], extra: Sequence[s
         return set(known)
     for name in asked:
         if name not in known:
-            near = get_close_matches(name.upper(), known, n=3)
+            near = _near(name.upper(), known)
             said = f"did you mean {' or '.join(near)}? " if near else ""
             raise BadConfig(
                 f"there is no PII entity {name!r}",
-                f"{said}built_in_pii_entities lists those built in, and pii_entities takes your own",
+                f"{said}fleming.built_in_pii_entities lists those built in, and fleming.pii_entities takes your own",
             )
     return set(asked)
+
+
+def _near(name: str, known: Sequence[str]) -> list[str]:
+    """Return the names that one may be a mistake for: those that have a word of it, or look like it."""
+    words = set(name.split("_"))
+    return [one for one in known if words.intersection(one.split("_"))][:3] or get_close_matches(name, known, n=3)

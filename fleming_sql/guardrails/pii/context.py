@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from types import MappingProxyType
 from typing import Final
 
 from fleming_sql.guardrails.pii.automata import Patterns
 
 
-def listed(words: str) -> tuple[str, ...]:
+class Words(tuple[str, ...]):
+    """Words of which one near a value says what it is."""
+
+    @cached_property
+    def automaton(self) -> Patterns:
+        """Finds out whether one of them is in a text; built when it is first asked."""
+        # A set of one: asked whether, not where, it needs half the time of a pattern.
+        return Patterns([pattern(self)])
+
+
+def listed(words: str) -> Words:
     """Return words that are written one after the other, with commas between them."""
-    return tuple(words.split(", "))
+    return Words(words.split(", "))
 
 
 BEFORE: Final = 60
@@ -73,7 +83,8 @@ VERSION: Final = listed(
 MARKS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "\x02": "电话 電話 手机 手機 携帯 拨打 致电 전화 휴대폰 телефон* "
-        "мобильный звоните звонить τηλέφωνο هاتف טלפון फ़ोन फोन मोबाइल โทร",
+        "мобильный звоните звонить τηλέφωνο τηλεφωνο τηλ. τηλ: κινητό κινητο "
+        "هاتف جوال تلفون تليفون موبايل טלפון फ़ोन फोन मोबाइल โทร",
         "\x03": "护照 護照 旅券 パスポート 여권 паспорт* загранпаспорт διαβατήριο דרכון",
         "\x04": "驾照 驾驶证 駕照 運転免許 免許証 운전면허 водительск* права",
         "\x05": "账号 账户 銀行口座 口座番号 银行",
@@ -85,7 +96,14 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
 
 Of phone, passport, licence, account, version and order.
 """
-_SIGNS: Final = {PHONE: "\x02", PASSPORT: "\x03", LICENCE: "\x04", BANK: "\x05", VERSION: "\x06", NOT_PHONE: "\x07"}
+_SIGNS: Final[Mapping[Sequence[str], str]] = {
+    PHONE: "\x02",
+    PASSPORT: "\x03",
+    LICENCE: "\x04",
+    BANK: "\x05",
+    VERSION: "\x06",
+    NOT_PHONE: "\x07",
+}
 
 
 @cache
@@ -116,12 +134,6 @@ def pattern(words: Sequence[str]) -> str:
     return f"(?i)(?:^|[^a-z])(?:{written})(?:[^a-z]|$)" + (f"|{sign}" if sign else "")
 
 
-@cache
-def _words(words: tuple[str, ...]) -> Patterns:
-    # A set of one: asked whether, not where, it needs half the time of a pattern.
-    return Patterns([pattern(words)])
-
-
 def window(data: bytes, start: int, end: int, before: int = BEFORE, after: int = AFTER) -> bytes:
     """Return what stands around a value, without it, as far as to something that has been found already."""
     left = data[max(0, start - before) : start]
@@ -129,14 +141,12 @@ def window(data: bytes, start: int, end: int, before: int = BEFORE, after: int =
     return left[left.rfind(BLANK) + 1 :] + b" " + right.partition(b"\0")[0]
 
 
-def is_near(
-    words: tuple[str, ...], data: bytes, start: int, end: int, before: int = BEFORE, after: int = AFTER
-) -> bool:
+def is_near(words: Words, data: bytes, start: int, end: int, before: int = BEFORE, after: int = AFTER) -> bool:
     """Return whether one of the words stands near a value."""
-    return 0 in _words(words).present(window(data, start, end, before, after))
+    return 0 in words.automaton.present(window(data, start, end, before, after))
 
 
-def is_other(words: tuple[str, ...], others: tuple[str, ...], data: bytes, start: int, end: int) -> bool:
+def is_other(words: Words, others: Words, data: bytes, start: int, end: int) -> bool:
     """Return whether the label right before a value is of something else: one of `others`, and none of the words."""
     return is_near(others, data, start, end, _LABEL, 0) and not is_near(words, data, start, end, _LABEL, 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from fleming_sql.guardrails.pii import context
@@ -11,6 +12,8 @@ from fleming_sql.guardrails.pii.patterns import Rule, Search
 from fleming_sql.guardrails.pii.phones import is_idle
 from fleming_sql.guardrails.spans import Span
 
+_PLANS: Final = 512
+"""How many combinations of patterns are kept in mind; texts have few of them."""
 _ROUNDS: Final = 8
 """How often a text is looked at again after something was found; the second time finds nothing, as a rule."""
 
@@ -45,10 +48,7 @@ class Detector:
             )
             for rule, near in zip(rules, words, strict=True)
         ]
-        self._starters = frozenset(ready.pattern if ready.is_free else ready.words for ready in self._rules)
-        """Numbers of the patterns of which a text has one where there is something to find."""
-        self._tellers = frozenset(ready.words for ready in self._rules if ready.rule.search and ready.rule.words)
-        """Numbers of the context words of runs of digits."""
+        self._plan = lru_cache(maxsize=_PLANS)(self._make_plan)
 
     def cues(self, data: bytes) -> Sequence[int]:
         """Return the numbers of the patterns that a text has; what is empty has nothing to find."""
@@ -65,34 +65,41 @@ class Detector:
         """
         found: list[Span] = []
         for _ in range(_ROUNDS):
-            if self._starters.isdisjoint(cues):
+            plan = self._plan(frozenset(cues))
+            if not plan.steps:
                 break
             before = len(found)
-            data = self._round(data, frozenset(cues), found)
+            data = _round(data, plan, found)
             if len(found) == before:
                 break
             cues = self._set.present(data)
         found.sort()
         return found
 
-    def _round(self, data: bytes, cues: frozenset[int], found: list[Span]) -> bytes:
-        """Add what the rules find, and return the text without it."""
-        runs: list[tuple[int, int]] | None = None
-        for rule, pattern, regex, words, is_free in self._rules:
-            told = words in cues
-            if pattern not in cues or not (told or is_free):
-                continue
-            if rule.search is None:
-                new = _checked(rule, regex, data)
-            else:
-                if runs is None:
-                    any_told = not self._tellers.isdisjoint(cues)
-                    runs = [run for run in regex.places(data) if not is_idle(data, *run, any_told)]
-                new = _searched(rule, rule.search, runs, data, told)
-            if new:
-                found += new
-                data = blank(data, new)
-        return data
+    def _make_plan(self, cues: frozenset[int]) -> _Plan:
+        steps = [
+            _Step(ready.rule, ready.regex, ready.words in cues)
+            for ready in self._rules
+            if ready.pattern in cues and (ready.words in cues or ready.is_free)
+        ]
+        return _Plan(steps, any(step.told for step in steps if step.rule.search))
+
+
+class _Step(NamedTuple):
+    """A rule that may find something in a text."""
+
+    rule: Rule
+    regex: Pattern
+    told: bool
+    """Whether one of its context words is there."""
+
+
+class _Plan(NamedTuple):
+    """What is done with all texts that have the same patterns."""
+
+    steps: Sequence[_Step]
+    tells: bool
+    """Whether there are context words of runs of digits."""
 
 
 class _Ready(NamedTuple):
@@ -104,6 +111,26 @@ class _Ready(NamedTuple):
     words: int | None
     is_free: bool
     """Whether it finds something without a context word too."""
+
+
+def _round(data: bytes, plan: _Plan, found: list[Span]) -> bytes:
+    """Add what the rules find, and return the text without it."""
+    runs: dict[str, list[tuple[int, int]]] = {}
+    for rule, regex, told in plan.steps:
+        if rule.search is None:
+            new = _checked(rule, regex, data)
+        else:
+            places = runs.get(rule.pattern)
+            if places is None:
+                places = regex.places(data)
+                if not plan.tells:
+                    places = [(start, end) for start, end in places if not is_idle(data, start, end)]
+                runs[rule.pattern] = places
+            new = _searched(rule, rule.search, places, data, told) if places else []
+        if new:
+            found += new
+            data = blank(data, new)
+    return data
 
 
 def blank(data: bytes, spans: Sequence[Span]) -> bytes:

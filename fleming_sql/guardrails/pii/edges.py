@@ -26,11 +26,15 @@ def is_piece(data: bytes, begin: int, stop: int) -> bool:
     return (before in b".-_+" and at(data, begin - 2) in WORD) or (after in b".-_/" and at(data, stop + 1) in DIGITS)
 
 
+def follows_word(data: bytes, begin: int) -> bool:
+    """Return whether a word stands right before a position; one of hexadecimal digits alone may begin a hash."""
+    return _WORD_BEFORE.search(data[max(0, begin - 21) : begin]) is not None
+
+
 def is_glued(data: bytes, begin: int, stop: int) -> bool:
     """Return whether nothing but a word stands right before or after a number, as in `card4111…exp`."""
     before, after = at(data, begin - 1), at(data, stop)
-    # A word of hexadecimal digits alone may be the beginning of a hash.
-    if (before in WORD or before in b".-_+") and not _WORD_BEFORE.search(data[max(0, begin - 21) : begin]):
+    if (before in WORD or before in b".-_+") and not follows_word(data, begin):
         return False
     if after in WORD or (after in b".-_/" and at(data, stop + 1) in DIGITS):
         return _WORD_AFTER.match(data, stop) is not None

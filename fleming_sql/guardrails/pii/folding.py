@@ -2,8 +2,8 @@
 """Characters that look like ASCII ones, or like nothing at all.
 
 Sources: the decimal digits and compatibility forms of the Unicode Character Database (by `unicodedata`), its
-`Default_Ignorable_Code_Point` property for what cannot be seen, and `confusables.txt` of Unicode TS 39 for the
-Cyrillic and Greek letters.
+`Default_Ignorable_Code_Point` property for what cannot be seen, and `confusables.txt` of Unicode TS 39 for letters
+of other scripts.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import unicodedata
 from functools import cache
 from typing import Final
 
+from fleming_sql.guardrails.folding import LOOKALIKES
+
 HIDDEN: Final = "\x1a"
 """What a character that cannot be seen becomes: ASCII's own sign for a character to be left out."""
 
 _LETTERS: Final = (
-    ("абесрхуіјѕԁԛԝһкмтнвгдлӏ", "a6ecpxyijsdqwhkmthbrdll"),
-    ("АВЕКМНОРСТХУІЈЅӀо", "ABEKMHOPCTXYIJSIo"),
-    ("αβεικνορτυχγΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "abeikvoptuxyABEZHIKMNOPTYX"),
+    *LOOKALIKES,
     ("ıɑɡℓßøđłæœþðØĐŁÆŒÞħ", "iaglsodlaopdODLAOPh"),
 )
 _MARKS: Final = (
     ("‐‑‒–—―−⁃﹘﹣－", "-" * 11),
-    ("。｡․﹒", "...."),
+    ("。｡․﹒·‧", "......"),
     ("⁄∕", "//"),
     ("∶꞉", "::"),
     ("\u00a0\u1680\u202f\u205f\u3000\u2028\u2029", " " * 7),

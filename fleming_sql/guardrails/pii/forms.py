@@ -22,12 +22,18 @@ _IBANS: Final = {
     length: re.compile(rb"[A-Za-z]{2}[0-9]{2}(?:[ \-.]{0,2}[A-Za-z0-9]){%d}(?![A-Za-z0-9])" % (length - 4))
     for length in set(IBAN_LENGTHS.values())
 }
+_LOOSE_IBANS: Final = {
+    length: re.compile(rb"[A-Z]{2}[0-9]{2}(?:[ .,/_\t\r\n\-]{0,2}[A-Z0-9]){%d}(?![A-Za-z0-9])" % (length - 4))
+    for length in set(IBAN_LENGTHS.values())
+}
+"""On several lines, or with marks that stand in a list as well."""
+_BETWEEN: Final = re.compile(rb"[^A-Z0-9]+")
 _RANGE: Final = re.compile(rb"-[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9.])")
 _RANGE_START: Final = re.compile(rb"(?<![0-9.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}-\Z")
 _PAIRS: Final = re.compile(rb"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){7}")
 """Of a fingerprint or a serial number: an address has more digits than two in some group."""
 _LETTER: Final = re.compile(rb"[A-Fa-f]")
-_HARDWARE: Final = ("mac*", "*ethernet*", "*wlan*", "*wifi*", "*physical*", "hw", "*hardware*", "*bluetooth*", "ether")
+_HARDWARE: Final = listed("mac*, *ethernet*, *wlan*, *wifi*, *physical*, hw, *hardware*, *bluetooth*, ether")
 _VARIABLE: Final = re.compile(rb"[{<\[]|\$[{(]|\$[A-Z_]+$|%[({]")
 """What stands for a password in a template."""
 
@@ -49,8 +55,16 @@ def check_iban(data: bytes, start: int, end: int) -> Place:
     if data[start : start + 4].upper() == b"IBAN":
         start += 4
     length = IBAN_LENGTHS.get(data[start : start + 2].decode().upper())
-    match = _IBANS[length].match(data, start) if length else None
+    if not length:
+        return None
+    match = _IBANS[length].match(data, start) or _loose_iban(length, data, start)
     return match.span() if match and is_iban(match[0].decode()) else None
+
+
+def _loose_iban(length: int, data: bytes, start: int) -> re.Match[bytes] | None:
+    """Return what may be an IBAN in capital letters with the same between all of its groups."""
+    match = _LOOSE_IBANS[length].match(data, start)
+    return match if match and len({mark.strip() for mark in _BETWEEN.findall(match[0])}) == 1 else None
 
 
 def check_ipv4(data: bytes, start: int, end: int) -> Place:

@@ -68,7 +68,7 @@ def normalise(text: str) -> Plain:
     """Return a text with look-alikes in ASCII and without what cannot be seen; escapes are left."""
     if text.isascii():
         return Plain(text.encode())
-    folded = fold(mark(text))
+    folded = _folded(text)
     if HIDDEN in folded:
         return _resolved(folded, _hidden().finditer(folded))
     return Plain(folded.encode("ascii", "replace"))
@@ -81,8 +81,18 @@ def unescape(text: str) -> Plain:
         >>> unescape(r"ada\u0040example.com").data
         b'ada@example.com'
     """
-    folded = text if text.isascii() else fold(mark(text))
+    folded = text if text.isascii() else _folded(text)
     return _resolved(folded, _units().finditer(folded))
+
+
+def _folded(text: str) -> str:
+    """Return a text of the same length with look-alikes in ASCII, and so with all letters of addresses of mail."""
+    folded = fold(mark(text))
+    return _address().sub(_in_ascii, folded) if "@" in folded else folded
+
+
+def _in_ascii(address: re.Match[str]) -> str:
+    return _foreign().sub("x", address[0])
 
 
 def _resolved(text: str, units: Iterable[re.Match[str]]) -> Plain:
@@ -118,6 +128,18 @@ def _meaning(unit: re.Match[str]) -> str:
         return body if body in "\"'/" else "\n"
     code = int(body, 10 if kind == "decimal" else 16)
     return fold(chr(code)) if code <= 0x10FFFF else "?"
+
+
+@cache
+def _address() -> re.Pattern[str]:
+    # Scripts without spaces are left out: what stands beside an address there is another word.
+    word = r"[\w.%+\u0180-\u06ff-]"
+    return re.compile(rf"(?<!{word}){word}+@{word}+")
+
+
+@cache
+def _foreign() -> re.Pattern[str]:
+    return re.compile(r"[\u0180-\u06ff]")
 
 
 @cache

@@ -6,7 +6,19 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from fleming_sql.guardrails.pii.context import BANK, CARD, LICENCE, NOT_PHONE, PASSPORT, PHONE, SSN, is_near, is_other
+from fleming_sql.guardrails.pii.context import (
+    BANK,
+    CARD,
+    LICENCE,
+    NOT_PHONE,
+    PASSPORT,
+    PHONE,
+    SSN,
+    Words,
+    is_near,
+    is_other,
+    listed,
+)
 from fleming_sql.guardrails.pii.edges import NO_DIGITS, is_glued, is_piece
 from fleming_sql.guardrails.pii.validators import is_card, is_routing_number, is_us_ssn
 
@@ -21,24 +33,25 @@ _CARD: Final = re.compile(
     ))""",
     re.VERBOSE,
 )
+_SHORTEST_CARD: Final = 13
+"""Digits of it."""
 _SSN: Final = re.compile(
     rb"(?<![0-9])[0-8][0-9]{2}(?:([ .\-])[0-9]{2}\1[0-9]{4}|(?P<plain>[0-9]{6}| - [0-9]{2} - [0-9]{4}))(?![0-9])"
 )
 _ACCOUNT: Final = re.compile(rb"(?<![0-9])[0-9]{8,17}(?![0-9])|(?<![0-9])[0-9]{3,6}(?:[ \-][0-9]{3,6}){1,3}(?![0-9])")
 _DATE: Final = re.compile(rb"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?:[0-9]{6})?")
-_ROUTING: Final = ("routing*", "aba", "rtn")
-_SHARED: Final = ("account*", "konto*", "routing", "aba", "id", "total", "ref", "ssn")
+_ROUTING: Final = listed("routing*, aba, rtn")
+_SHARED: Final = listed("account*, konto*, routing, aba, id, total, ref, ssn")
 _NUMBERS: Final = tuple(word for word in NOT_PHONE if word not in _SHARED)
-_NOT_BANK: Final = (*PASSPORT, *LICENCE, *PHONE, *SSN, *_NUMBERS)
-_NOT_SSN: Final = (*PASSPORT, *LICENCE, *PHONE, *BANK, *_NUMBERS)
+_NOT_BANK: Final = Words((*PASSPORT, *LICENCE, *PHONE, *SSN, *_NUMBERS))
+NOT_SSN: Final = Words((*PASSPORT, *LICENCE, *PHONE, *BANK, *_NUMBERS))
 
 
 def find_cards(data: bytes, start: int, end: int, told: bool = True) -> Sequence[tuple[int, int]]:
     """Return the payment cards in a run of digits, from `start` to before `end`."""
-    return () if end - start < 13 else list(_cards(data, start, end))
-
-
-def _cards(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    if end - start < _SHORTEST_CARD or len(data[start:end].translate(None, NO_DIGITS)) < _SHORTEST_CARD:
+        return found
     done = start
     for match in _CARD.finditer(data, start, end):
         begin, stop = match.span(1)
@@ -46,7 +59,8 @@ def _cards(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
             continue
         if is_card(data[begin:stop].decode()) and not _is_barcode(data, begin, stop):
             done = stop
-            yield begin, stop
+            found.append((begin, stop))
+    return found
 
 
 def find_ssns(data: bytes, start: int, end: int, told: bool = True) -> Sequence[tuple[int, int]]:
@@ -58,18 +72,18 @@ def find_ssns(data: bytes, start: int, end: int, told: bool = True) -> Sequence[
         end: Where it ends.
         told: Whether a word that tells them is in the text.
     """
-    return list(_ssns(data, start, end, told)) if end - start >= (9 if told else 11) else ()
-
-
-def _ssns(data: bytes, start: int, end: int, told: bool) -> Iterator[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    if end - start < (9 if told else 11):
+        return found
     for match in _SSN.finditer(data, start, end):
         begin, stop = match.span()
         if is_piece(data, begin, stop) or not is_us_ssn(match[0].decode()):
             continue
         is_formed = match[1] == b"-" and not is_near(NOT_PHONE, data, begin, stop, 14, 0)
         is_told = told and not is_formed and is_near(SSN, data, begin, stop)
-        if is_formed or (is_told and not (match["plain"] and is_other(SSN, _NOT_SSN, data, begin, stop))):
-            yield begin, stop
+        if is_formed or (is_told and not (match["plain"] and is_other(SSN, NOT_SSN, data, begin, stop))):
+            found.append((begin, stop))
+    return found
 
 
 def find_accounts(data: bytes, start: int, end: int, told: bool = True) -> Sequence[tuple[int, int]]:

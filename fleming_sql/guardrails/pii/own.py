@@ -9,6 +9,7 @@ from typing import Final
 
 from fleming_sql.guardrails.base import BadConfig
 from fleming_sql.guardrails.pii.automata import Pattern
+from fleming_sql.guardrails.pii.context import Words
 from fleming_sql.guardrails.pii.patterns import ENTITIES, Check, Rule
 from fleming_sql.guardrails.pii.validators import VALIDATORS
 from fleming_sql.types import PiiEntity
@@ -47,7 +48,7 @@ def own_rules(entities: Iterable[PiiEntity]) -> list[Rule]:
             entity.name,
             entity.pattern,
             check=_passing(VALIDATORS[entity.validator]) if entity.validator else _not_empty,
-            words=tuple(entity.context_words),
+            words=Words(entity.context_words),
         )
         for entity in entities
     ]

@@ -17,6 +17,7 @@ from fleming_sql.guardrails.pii.context import (
     PASSPORT,
     PHONE,
     SSN,
+    Words,
     is_near,
     is_other,
 )
@@ -42,8 +43,8 @@ _DATE: Final = re.compile(
     rb"|^[0-9]{1,2}[-/. ][0-9]{1,2}[-/. ][0-9]{2,4}$"
 )
 _CLAUSE: Final = re.compile(rb"[^A-Za-z]*[,;:.]")
-_NOT_PASSPORT: Final = (*LICENCE, *BANK, *PHONE, *SSN, *NOT_PHONE)
-_NOT_LICENCE: Final = (*PASSPORT, *BANK, *PHONE, *SSN, *NOT_PHONE)
+_NOT_PASSPORT: Final = Words((*LICENCE, *BANK, *PHONE, *SSN, *NOT_PHONE))
+_NOT_LICENCE: Final = Words((*PASSPORT, *BANK, *PHONE, *SSN, *NOT_PHONE))
 
 
 def check_passport(data: bytes, start: int, end: int) -> tuple[int, int] | None:
@@ -56,9 +57,7 @@ def check_licence(data: bytes, start: int, end: int) -> tuple[int, int] | None:
     return _checked(LICENCE, _NOT_LICENCE, data, start, end)
 
 
-def _checked(
-    words: tuple[str, ...], others: tuple[str, ...], data: bytes, start: int, end: int
-) -> tuple[int, int] | None:
+def _checked(words: Words, others: Words, data: bytes, start: int, end: int) -> tuple[int, int] | None:
     """Return the place of a number with four digits at least that is no date, and is not labelled otherwise."""
     text = data[start:end]
     if len(text.translate(None, NO_DIGITS)) < 4 or _DATE.search(text):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from fleming_sql.guardrails.pii import context, forms, keys, papers, phones
+from fleming_sql.guardrails.pii import context, forms, groups, keys, papers, phones
 from fleming_sql.guardrails.pii.numbers import find_accounts, find_cards, find_ssns
 from fleming_sql.guardrails.pii.phones import find_phones
 
@@ -23,7 +23,7 @@ class Rule(NamedTuple):
     """RE2: where it may stand."""
     check: Check | None = None
     search: Search | None = None
-    words: tuple[str, ...] = ()
+    words: context.Words = context.Words()
     """One of them has to stand near, where there are any."""
     needs_words: bool = True
     """Whether nothing is found without one of them."""
@@ -44,8 +44,8 @@ _AT: Final = r" {0,2}[\[({] ?at ?[\])}] {0,2}"
 _DOT: Final = r"(?:\.| {0,2}[\[({] ?(?:dot|punkt|point|punto) ?[\])}] {0,2})"
 # No longest lengths where none is needed: each is a count that multiplies the states of the automaton.
 _SPELT_EMAIL: Final = rf"(?i)[a-z0-9][a-z0-9._+-]*{_AT}(?:[a-z0-9-]+{_DOT}){{1,6}}[a-z]{{2,24}}"
-_URL: Final = r"""(?i)\b[a-z][a-z0-9+.-]{1,30}://[^\s/?#@:"'<>\x00]*:[^\s/?#"'<>\x00]+@[^\s"'<>\x00]+"""
-_IBAN: Final = r"\b(?i:iban)?[A-Za-z]{2}\d{2}(?:[ .-]{0,2}[A-Za-z0-9]){4}"
+_URL: Final = r"""(?i)\b[a-z][a-z0-9+.-]+://[^\s/?#@:"'<>\x00]*:[^\s/?#"'<>\x00]+@[^\s"'<>\x00]+"""
+_IBAN: Final = r"\b(?i:iban)?[A-Za-z]{2}\d{2}(?:[ .,/_\t\r\n-]{0,2}[A-Za-z0-9]){4}"
 _WALLET: Final = (
     r"\b(?:[13DLMTmn2][1-9A-HJ-NP-Za-km-z]{25,34}|(?i:bc1|tb1|ltc1)[02-9AC-HJ-NP-Zac-hj-np-z]{11,71}"
     r"|0[xX][0-9a-fA-F]{40})\b"
@@ -64,6 +64,7 @@ STRONG: Final[tuple[Rule, ...]] = (
     Rule("IBAN_CODE", _IBAN, check=forms.check_iban),
     Rule("CRYPTO", _WALLET, check=forms.check_wallet),
     Rule("CREDIT_CARD", phones.RUN, search=find_cards),
+    Rule("CREDIT_CARD", groups.CARDS, search=groups.find_cards),
 )  # fmt: skip
 """What cannot be mistaken: by a check digit, or by what its maker put into it. The first wins over those after it."""
 
@@ -74,6 +75,7 @@ WEAK: Final[tuple[Rule, ...]] = (
     Rule("IP_ADDRESS", _IPV6, check=forms.check_ipv6),
     Rule("IP_ADDRESS", rf"\b{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}\b", check=forms.check_ipv4),
     Rule("US_SSN", phones.RUN, search=find_ssns, words=context.SSN, needs_words=False),
+    Rule("US_SSN", groups.SSNS, check=groups.check_ssn, words=context.SSN),
     Rule("PASSPORT", papers.PASSPORT_FORMS, check=papers.check_passport, words=context.PASSPORT),
     Rule("DRIVER_LICENSE", papers.LICENCE_FORMS, check=papers.check_licence, words=context.LICENCE),
     Rule("PHONE_NUMBER", phones.RUN, search=find_phones, words=context.PHONE, needs_words=False),

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from fleming_sql.guardrails.pii.context import NOT_PHONE, PHONE, is_near
-from fleming_sql.guardrails.pii.edges import DIGITS, NO_DIGITS, WORD, at
+from fleming_sql.guardrails.pii.edges import DIGITS, NO_DIGITS, WORD, at, follows_word
 
 _LENGTHS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
     {
@@ -60,7 +60,7 @@ _HOME: Final = re.compile(
     |    (?P<service>1(?:[38]00[ \-][0-9]{3}[ \-][0-9]{3}))
     |    (?P<italian>3[2-9][0-9][ .\-](?:[0-9]{6,7}|[0-9]{3}[ ][0-9]{3,4}))
     |    (?P<spanish>[6-9][0-9]{2}(?:[ ][0-9]{2}){3}|9[0-9][ ][0-9]{3}[ ][0-9]{2}[ ][0-9]{2})
-    |    (?P<mobile>0[67][0-9]{8,9})
+    |    (?P<mobile>0[5-7][0-9]{8,9})
     """,
     re.VERBOSE,
 )
@@ -74,29 +74,29 @@ _DATE: Final = re.compile(
 _STAMP: Final = re.compile(
     rb"(?:19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}[ ][0-9]{1,2}|[0-9]{2}/[0-9]{2}/(?:19|20)[0-9]{2}[ ][0-9]{1,2}"
 )
+_CHAIN: Final = re.compile(rb"[1-9][0-9]*(?:-[1-9][0-9]*)*")
+"""As in a UUID: what begins within a word is no number, and neither is what a dash ties to it."""
 _LABEL: Final = 18
 """Characters before a number in which its label stands, if it has one."""
 _COMPACT_DATE: Final = re.compile(rb"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?:[0-9]{6})?")
 
 
-def is_idle(data: bytes, start: int, end: int, told: bool) -> bool:
-    """Return whether a run of digits is seen at a glance to be no number that is looked for: a date, a plain number.
+def is_idle(data: bytes, start: int, end: int) -> bool:
+    """Return whether a run of digits is seen at a glance to be no number that is found without a word that tells it.
 
-    Args:
-        data: The text.
-        start: Where the run begins.
-        end: Where it ends.
-        told: Whether there is a word in the text that tells numbers.
+    It is a date, a plain number, or a piece of an identifier.
     """
-    if told:
-        return False
+    is_bound = False
+    if start > 1:
+        before = data[start - 1]
+        is_bound = before in WORD or (before == 45 and data[start - 2] in WORD)
     if end - start < 13 and data[start] != 48:  # shorter than the number of a card, and without a leading zero
-        if start > 1:
-            before = data[start - 1]
-            if before in WORD or (before == 45 and data[start - 2] in WORD):
-                return True
+        if is_bound:
+            return True
         run = data[start:end]
         return run.isdigit() or (end - start < 11 and _DATE.fullmatch(run) is not None)
+    if is_bound and _CHAIN.fullmatch(data, start, end) and not follows_word(data, start):
+        return True
     return end - start < 21 and _STAMP.fullmatch(data, start, end) is not None
 
 

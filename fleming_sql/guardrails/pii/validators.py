@@ -12,7 +12,7 @@ from ipaddress import AddressValueError, IPv6Address
 from types import MappingProxyType
 from typing import Final
 
-_NO_DIGITS: Final = re.compile(r"[^0-9]+")
+_NO_DIGITS: Final = bytes(code for code in range(256) if not 48 <= code < 58)
 _NO_ALNUM: Final = re.compile(r"[^0-9A-Za-z]+")
 _DOUBLED: Final = bytes.maketrans(b"0123456789", b"\x00\x02\x04\x06\x08\x01\x03\x05\x07\x09")
 _BASE36: Final = {character: str(int(character, 36)) for character in "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
@@ -41,7 +41,7 @@ IBAN_LENGTHS: Final[Mapping[str, int]] = MappingProxyType(
 )  # fmt: skip
 """Characters of an IBAN by country (SWIFT, IBAN Registry)."""
 _ISSUERS: Final = re.compile(
-    r"""4(?:\d{12}|\d{15}|\d{18})                                          # Visa
+    rb"""4(?:\d{12}|\d{15}|\d{18})                                          # Visa
     |   (?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}   # Mastercard
     |   3[47]\d{13}                                                        # American Express
     |   (?:6011|64[4-9]\d|65\d\d)\d{12,15}                                 # Discover
@@ -67,7 +67,14 @@ def passes_luhn(text: str) -> bool:
         >>> passes_luhn("4111 1111-1111 1111")
         True
     """
-    digits = _NO_DIGITS.sub("", text).encode()
+    return _has_luhn_digit(_digits(text))
+
+
+def _digits(text: str) -> bytes:
+    return text.encode("ascii", "ignore").translate(None, _NO_DIGITS)
+
+
+def _has_luhn_digit(digits: bytes) -> bool:
     if len(digits) < 2:
         return False
     plain, doubled = digits[::-2], digits[-2::-2]
@@ -76,8 +83,8 @@ def passes_luhn(text: str) -> bool:
 
 def is_card(text: str) -> bool:
     """Return whether a number is that of a payment card: an issuer's, of the right length, with the check digit."""
-    digits = _NO_DIGITS.sub("", text)
-    return _ISSUERS.fullmatch(digits) is not None and passes_luhn(digits)
+    digits = _digits(text)
+    return _ISSUERS.fullmatch(digits) is not None and _has_luhn_digit(digits)
 
 
 def is_iban(text: str) -> bool:
@@ -95,7 +102,7 @@ def is_iban(text: str) -> bool:
 
 def is_routing_number(text: str) -> bool:
     """Return whether nine digits are an ABA routing number: in a range given out, with the check digit."""
-    digits = _NO_DIGITS.sub("", text)
+    digits = _digits(text).decode()
     if len(digits) != 9 or not (digits[:2] <= "12" or "21" <= digits[:2] <= "32" or "61" <= digits[:2] <= "72"):
         return digits[:2] == "80" and _aba_sum(digits) == 0 and len(digits) == 9
     return digits != "000000000" and _aba_sum(digits) == 0
@@ -103,13 +110,13 @@ def is_routing_number(text: str) -> bool:
 
 def is_us_ssn(text: str) -> bool:
     """Return whether nine digits may be a social security number (SSA, POMS RM 10201.035): no area 000, 666 or 9xx."""
-    digits = _NO_DIGITS.sub("", text)
+    digits = _digits(text)
     return (
         len(digits) == 9
-        and digits[:3] not in ("000", "666")
-        and digits[0] != "9"
-        and digits[3:5] != "00"
-        and digits[5:] != "0000"
+        and digits[:3] not in (b"000", b"666")
+        and digits[0] != 57
+        and digits[3:5] != b"00"
+        and digits[5:] != b"0000"
     )
 
 
