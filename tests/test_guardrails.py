@@ -461,6 +461,13 @@ def test_embeddings_are_guarded_input_by_input(con: Con, serve: Serve, guard: Gu
     ]
 
 
+def test_restore_leaves_embeddings_as_they_are(con: Con, serve: Serve, guard: Guard) -> None:
+    serve(lambda received: embeddings_reply([[0.5, 2]] * len(received.json()["input"])), task="llm/v1/embeddings")
+    guard("pii", {"restore": True}, behavior="mask")
+
+    assert ask(con, EMAIL) == [0.5, 2]
+
+
 # Guardrails that ask a model
 
 

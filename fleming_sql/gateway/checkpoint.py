@@ -50,7 +50,7 @@ class Checkpoint:
         self._screener = screener
         self._maker = maker
         self._call = call
-        self._plans: OrderedDict[tuple[int, str, float, bytes], Plan] = OrderedDict()
+        self._plans: OrderedDict[tuple[int, str, float, bool, bytes], Plan] = OrderedDict()
 
     async def screen_rows(self, rows: Sequence[tuple[Plan, CallInput]], caller: Caller) -> list[Screened | None]:
         """Have guardrails look at many requests at once, as far as none of them asks a model.
@@ -157,20 +157,21 @@ class Checkpoint:
         if endpoint is None or endpoint.task not in guardrail.tasks:
             return Undecided(f'the endpoint "{question.endpoint}" is none that can be asked')
         is_custom = endpoint.task == CUSTOM
-        plan = self._plan(snapshot, question, guard.rule.timeout_s, takes_parameters=not is_custom)
-        if not endpoint.log_original and screening.without_finds() != screening.document.texts:
-            # What a guardrail of a higher rank will mask is not to be in the log of this call either.
-            plan = replace(plan, endpoint=replace(endpoint, payload_logging=False))
+        # What a guardrail of a higher rank will mask is not to be in the log of this call either.
+        logs = endpoint.log_original or screening.without_finds() == screening.document.texts
+        plan = self._plan(snapshot, question, guard.rule.timeout_s, takes_parameters=not is_custom, logs=logs)
         request = question.fields if is_custom else question.request
         asked = CallInput(jsontext.dumps(request), usage_context=progress.usage_context)
         read = partial(guardrail.read, screening.document)
         guarding = Guarding(guard.rule.name, progress.request_id, read)
         return await self._call(plan, asked, progress.statement, guarding)
 
-    def _plan(self, snapshot: Snapshot, question: Question, timeout_s: float, *, takes_parameters: bool) -> Plan:
+    def _plan(
+        self, snapshot: Snapshot, question: Question, timeout_s: float, *, takes_parameters: bool, logs: bool
+    ) -> Plan:
         """Return the plan of a guardrail's calls: within its own time, past no guardrail that asks a model."""
         parameters = question.parameters if takes_parameters else {}
-        key = id(snapshot), question.endpoint, timeout_s, jsontext.dumpb(parameters)
+        key = id(snapshot), question.endpoint, timeout_s, logs, jsontext.dumpb(parameters)
         known = self._plans.get(key)
         if known is not None and known.snapshot is snapshot:
             self._plans.move_to_end(key)
@@ -178,8 +179,12 @@ class Checkpoint:
         guards = self._maker.make(snapshot, question.endpoint, asks_models=False)
         plan = make_plan(snapshot, question.endpoint, CallOptions(parameters=parameters), guards=guards)
         assert plan.endpoint is not None  # noqa: S101  looked up before
-        timeout_ms = min(plan.endpoint.timeout_ms, int(timeout_s * 1000))
-        plan = self._plans[key] = replace(plan, endpoint=replace(plan.endpoint, timeout_ms=timeout_ms))
+        endpoint = replace(
+            plan.endpoint,
+            timeout_ms=min(plan.endpoint.timeout_ms, int(timeout_s * 1000)),
+            payload_logging=plan.endpoint.payload_logging and logs,
+        )
+        plan = self._plans[key] = replace(plan, endpoint=endpoint)
         if len(self._plans) > _PLANS_KEPT:
             self._plans.popitem(last=False)
         return plan

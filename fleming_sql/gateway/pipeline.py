@@ -306,15 +306,12 @@ class Gateway:
             CallError: One of them is used up.
         """
         asked = endpoint.name, progress.caller, progress.usage_context
+        foresee = partial(self._expectations.cost, self.ledger, endpoint, prompt)
         if self.ledger.is_empty:
-            progress.reservation = self.ledger.begin(
-                *asked, partial(self._expectations.cost, self.ledger, endpoint, prompt)
-            )
+            progress.reservation = self.ledger.begin(*asked, foresee)
             return
         try:
-            progress.reservation = await progress.limited(
-                self.ledger.admit(*asked, self._expectations.cost(self.ledger, endpoint, prompt))
-            )
+            progress.reservation = await progress.limited(self.ledger.admit(*asked, foresee()))
         except BudgetRefused as refused:
             raise over_budget(endpoint, refused, progress.request_id) from None
 
@@ -453,7 +450,8 @@ def _check(plan: Plan, content: Any, progress: CallInProgress) -> CheckedAnswer:
     Raises:
         AnswerMismatch: It does not fit; the text quotes the answer as it came, with the placeholders.
     """
-    if not progress.originals:
+    has_text = plan.endpoint is not None and plan.endpoint.task != EMBEDDINGS
+    if not progress.originals or not has_text:
         return plan.checker.check(content)
     try:
         return plan.checker.check(with_originals(content, progress.originals))
