@@ -145,8 +145,10 @@ class _Macros:
         return self._known.get(name.lower())
 
     @property
-    def names(self) -> str:
-        return ", ".join(sorted(macro.name for macro in self._known.values())) or "none"
+    def named(self) -> str:
+        """Those there are, to go on with a sentence."""
+        names = ", ".join(sorted(macro.name for macro in self._known.values()))
+        return f": {names}" if names else ", where there is none yet"
 
     def use(self, name: str) -> None:
         """Take in what a name stands for, if it is a macro's.
@@ -174,11 +176,13 @@ class _Macros:
 
 
 def _call(name: str, macros: _Macros) -> tuple[str, frozenset[str]]:
+    name = name.removeprefix("fleming.").removeprefix("main.")
     macro = macros.find(name)
     if macro is None:
         raise BadConfig(
             f"there is no macro {name!r} in the store",
-            f"create it with CREATE MACRO fleming.{quote_name(name)}(event) AS ..., or name one of {macros.names}",
+            f"create it with CREATE MACRO fleming.{quote_name(name)}(event) AS ..., or name one that is there"
+            f"{macros.named}",
         )
     if len(macro.parameters) != 1:
         raise BadConfig(

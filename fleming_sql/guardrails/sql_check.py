@@ -121,6 +121,8 @@ def check_sql(text: str, parameters: Collection[str]) -> CheckedSql:
     """
     tokens = _simplified(_tokens(text))
     functions = frozenset(_functions(tokens))
+    if tokens and tokens[0].source.upper() in ("SELECT", "FROM", "WITH"):
+        raise _refusal(f"{tokens[0].source.upper()}, which makes it a query and no expression")
     for token in tokens:
         if token.kind in _KEYWORDS_THAT_TELL:
             raise _refusal(f"{token.source.lower()}, which tells settings, or what else runs")

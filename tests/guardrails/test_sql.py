@@ -332,6 +332,14 @@ def test_a_reason_that_stands_in_a_macro_is_told() -> None:
     )
 
 
+def test_a_macro_may_be_named_with_its_catalog() -> None:
+    assert _policy(macro="fleming.p", macros=_macros(p="'ALLOW'")).expression == '"p"(event)'
+
+
+def test_a_query_is_refused_with_what_to_leave_out() -> None:
+    assert "may not have SELECT, which makes it a query and no expression" in _refusal("select 'ALLOW'")
+
+
 @pytest.mark.parametrize("reason", ["found my secret text", "17 characters", "eltil"])
 def test_a_reason_that_is_computed_is_not_told(reason: str) -> None:
     verdict = _policy("'ALLOW'").read(_document("my secret text"), [{"result": "DENY", "reason": reason}])
