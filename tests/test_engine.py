@@ -278,7 +278,8 @@ def test_closing_a_connection_stops_its_statement(con: Connection, slow: MockMod
 
 
 CTRL_C = """
-import fleming_sql, sys, time, duckdb
+import fleming_sql, signal, sys, time, duckdb
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in what runs in the background
 kind, url = sys.argv[1:]
 con = fleming_sql.connect() if kind == "connect" else fleming_sql.attach(duckdb.connect())
 con.execute("insert into fleming.endpoints (name, max_concurrency) values ('chat', 50)")

@@ -49,6 +49,7 @@ class SpanGuardrail(TextGuardrail):
             return self._verdict(document, [spans], ()) if spans else PASS
         found: list[Sequence[Span]] = [self._in_part(part.text) for part in parts]
         across = [pieces for first, last in _runs(parts) for pieces in self._across(parts, found, first, last)]
+        self._search_rests(parts, found, across)
         if self.looks_back:
             self._look_back(parts, found, across)
         return self._verdict(document, found, across) if across or any(found) else PASS
@@ -112,6 +113,17 @@ class SpanGuardrail(TextGuardrail):
                 for span in spans
             ]
             rest = _filled(text, sorted([*taken, *own]))
+
+    def _search_rests(
+        self, parts: Sequence[Part], found: list[Sequence[Span]], across: Sequence[Sequence[Finding]]
+    ) -> None:
+        """Add what is found in a part only once the piece in it of something else is gone."""
+        for number in dict.fromkeys(piece.part for pieces in across for piece in pieces):
+            own = [Span(one.start, one.end, one.entity) for pieces in across for one in pieces if one.part == number]
+            taken = sorted([*found[number], *own])
+            rest = _filled(parts[number].text, [(span.start, span.end) for span in taken])
+            new = [span for span in self._in_part(rest) if not _overlaps(span, taken)]
+            found[number] = sorted([*found[number], *new])
 
     def _look_back(
         self, parts: Sequence[Part], found: list[Sequence[Span]], across: Sequence[Sequence[Finding]]

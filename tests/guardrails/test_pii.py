@@ -350,7 +350,83 @@ def test_a_card_that_a_word_stands_right_before_is_found() -> None:
     assert found("card4111111111111111") == [("CREDIT_CARD", "4111111111111111")]
 
 
-@pytest.mark.parametrize("identifier", ["e29b-41d4-a716-446655440000", "x4111111111111111", "a2-4111-1111-1111-1111"])
+@pytest.mark.parametrize(
+    ("text", "entity", "value"),
+    [
+        ("card_4111111111111111", "CREDIT_CARD", "4111111111111111"),
+        ("x4111111111111111", "CREDIT_CARD", "4111111111111111"),
+        ("4111111111111111x", "CREDIT_CARD", "4111111111111111"),
+        ("4111111111111111_1", "CREDIT_CARD", "4111111111111111"),
+        ("<CREDIT_CARD_4111111111111111>", "CREDIT_CARD", "4111111111111111"),
+        ("iban_DE89370400440532013000", "IBAN_CODE", "DE89370400440532013000"),
+        ("xDE89370400440532013000", "IBAN_CODE", "DE89370400440532013000"),
+        ("DE89370400440532013000x", "IBAN_CODE", "DE89370400440532013000"),
+        ("ssn_123-45-6789", "US_SSN", "123-45-6789"),
+        ("user_123-45-6789", "US_SSN", "123-45-6789"),
+        ("<US_SSN_536221234>", "US_SSN", "536221234"),
+    ],
+)
+def test_a_value_is_found_that_is_glued_to_a_word(text: str, entity: str, value: str) -> None:
+    assert found(f"see {text}") == [(entity, value)]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("@ada@example.com", "ada@example.com"),
+        ('"ada"@example.com', '"ada"@example.com'),
+        ('"ada lovelace"@example.com', '"ada lovelace"@example.com'),
+        ("mailto://ada@example.com", "ada@example.com"),
+        ("ada@example.com.so", "ada@example.com.so"),
+        ("git@example.com: hi", "git@example.com"),
+    ],
+)
+def test_an_address_of_mail_is_found_in_unusual_surroundings(text: str, value: str) -> None:
+    assert found(text) == [("EMAIL_ADDRESS", value)]
+
+
+@pytest.mark.parametrize("text", ["ssh://ada@example.com/x", "libm@2.so", "git@example.com:acme/tools"])
+def test_what_looks_like_an_address_of_mail_is_left(text: str) -> None:
+    assert found(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "entity"),
+    [
+        ("ada@\x00example.com", "EMAIL_ADDRESS"),
+        (r"ada@\u0000example.com", "EMAIL_ADDRESS"),
+        ("\x01".join("4111111111111111"), "CREDIT_CARD"),
+        ("4111\x1b1111\x7f1111\x021111", "CREDIT_CARD"),
+    ],
+)
+@pytest.mark.parametrize("before", ["", "é "])
+def test_control_characters_hide_nothing(text: str, entity: str, before: str) -> None:
+    assert found(before + text) == [(entity, text)]
+
+
+def test_what_is_left_beside_a_value_split_over_two_messages_is_found() -> None:
+    once = in_messages("ada@", "example.com+49 30 1234567")
+
+    assert once == ["<EMAIL_ADDRESS>", "<PHONE_NUMBER>"]
+    assert in_messages(*once) == once
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        "e29b-41d4-a716-446655440000",
+        "a4111111111111111",
+        "a4111111111111111b2",
+        "x1y4111111111111111",
+        "x4111111111111111z9",
+        "img_12_4111111111111111_n",
+        "order_4111111111111111",
+        "a2-4111-1111-1111-1111",
+        "a1_123-45-6789",
+        "x1DE89370400440532013000",
+        "DE89370400440532013000x1",
+    ],
+)
 def test_no_number_is_found_in_an_identifier(identifier: str) -> None:
     assert found(f"see {identifier}") == []
 

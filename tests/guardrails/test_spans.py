@@ -262,6 +262,11 @@ def test_a_find_gives_way_to_something_else_that_it_is_a_piece_of() -> None:
     assert _Both().examine(_document("no 12345", "678 yes")).texts == ["no <LONG>", " yes"]
 
 
+def test_what_comes_to_light_beside_what_two_parts_hold_is_masked_too() -> None:
+    # The fives are a piece of a longer number until the rest of it is gone.
+    assert _Finder(r"\b12[a-z]+34|(?<![0-9])5+").examine(_document("12a", "b345555")).texts == ["<X>", "<X>"]
+
+
 def test_a_seam_in_long_texts_is_searched() -> None:
     assert _Finder().examine(_document("a" * 5000 + "12", "34" + "b" * 5000)).texts == ["a" * 5000 + "<X>", "b" * 5000]
 

@@ -11,6 +11,15 @@ NO_DIGITS: Final = bytes(code for code in range(256) if code not in DIGITS)
 """What `bytes.translate` is to take out so that digits are left."""
 _WORD_BEFORE: Final = re.compile(rb"(?<![0-9A-Za-z_.-])(?=[A-Za-z]*[G-Zg-z])[A-Za-z]{3,20}\Z")
 _WORD_AFTER: Final = re.compile(rb"(?=[A-Za-z]*[G-Zg-z])[A-Za-z]{3,20}")
+_MARGIN: Final = 24
+_APART_BEFORE: Final = re.compile(
+    rb"(?:(?<![0-9A-Za-z_.\-])(?=[A-Za-z]*[G-Zg-z])[A-Za-z]{1,20}|(?<![0-9A-Za-z_.\-])[A-Za-z_]{0,20}_|[^0-9A-Za-z_.\-+]|\A)\Z"
+)
+_APART_AFTER: Final = re.compile(
+    rb"(?=[A-Za-z]*[G-Zg-z])[A-Za-z]{1,20}(?![0-9A-Za-z_])|_[A-Za-z_]{0,20}(?:[0-9]{1,4})?(?![0-9A-Za-z_])"
+    rb"|(?![0-9A-Za-z_]|[.\-/][0-9])"
+)
+"""Words of hexadecimal digits alone may be of a hash, and more digits of an identifier."""
 
 
 def at(data: bytes, position: int) -> int:
@@ -39,3 +48,12 @@ def is_glued(data: bytes, begin: int, stop: int) -> bool:
     if after in WORD or (after in b".-_/" and at(data, stop + 1) in DIGITS):
         return _WORD_AFTER.match(data, stop) is not None
     return True
+
+
+def is_apart(data: bytes, begin: int, stop: int) -> bool:
+    """Return whether only an underscore or a word of letters parts a number from what stands around it, as in `x4111…`.
+
+    What has more digits in the same token, but for a short number after an underscore, is an identifier.
+    """
+    before = data[max(0, begin - _MARGIN) : begin]
+    return _APART_BEFORE.search(before) is not None and _APART_AFTER.match(data, stop) is not None

@@ -18,10 +18,18 @@ _FILES: Final = frozenset(
     )
 )
 """Endings of files that are no top-level domain (IANA, Root Zone Database; `zip` and `mov` are)."""
+_LONGEST_LOCAL: Final = 64
+"""Characters before the at sign (RFC 5321, section 4.5.3.1.1)."""
+_BREAK: Final = re.compile(rb"[\r\n\0@]")
 _IBANS: Final = {
     length: re.compile(rb"[A-Za-z]{2}[0-9]{2}(?:[ \-.]{0,2}[A-Za-z0-9]){%d}(?![A-Za-z0-9])" % (length - 4))
     for length in set(IBAN_LENGTHS.values())
 }
+_GLUED_IBANS: Final = {
+    length: re.compile(rb"[A-Za-z]{2}[0-9]{2}[A-Za-z0-9]{%d}(?![A-Za-z]{0,20}[0-9])" % (length - 4))
+    for length in set(IBAN_LENGTHS.values())
+}
+"""With letters right after it."""
 _LOOSE_IBANS: Final = {
     length: re.compile(rb"[A-Z]{2}[0-9]{2}(?:[ .,/_\t\r\n\-]{0,2}[A-Z0-9]){%d}(?![A-Za-z0-9])" % (length - 4))
     for length in set(IBAN_LENGTHS.values())
@@ -39,25 +47,32 @@ _VARIABLE: Final = re.compile(rb"[{<\[]|\$[{(]|\$[A-Z_]+$|%[({]")
 
 
 def check_email(data: bytes, start: int, end: int) -> Place:
-    """Return the place of an e-mail address; None for names of files, of remotes in git and of accounts elsewhere."""
-    if at(data, start - 1) == 64 or data[max(0, start - 3) : start] == b"://":
+    """Return the place of an e-mail address; None for names of files, of remotes in git and of users in URLs."""
+    if data[max(0, start - 3) : start] == b"://" and data[max(0, start - 9) : start - 3].lower() != b"mailto":
         return None
+    host = data.rfind(b"@", start, end) + 1
     ending = data[data.rfind(b".", start, end) + 1 : end].lower().decode()
-    if ending in _FILES or b".." in data[start:end]:
+    # Somalia's domain is also the ending of a library, which has a version before it.
+    if (ending in _FILES and (ending != "so" or data[host] in DIGITS)) or b".." in data[start:end]:
         return None
-    if data.startswith(b"git@", start) and at(data, end) == 58:
+    if data.startswith(b"git@", start) and at(data, end) == 58 and at(data, end + 1) not in b" \t\r\n\0":
         return None
+    if data[host - 2] == 34:
+        quote = data.rfind(b'"', max(0, start - _LONGEST_LOCAL), start)
+        start = quote if quote >= 0 and not _BREAK.search(data, quote, start) else start
     return start, end
 
 
 def check_iban(data: bytes, start: int, end: int) -> Place:
     """Return the place of the IBAN that begins at `start`."""
-    if data[start : start + 4].upper() == b"IBAN":
-        start += 4
+    while at(data, start + 2) not in DIGITS:  # what stands before the country
+        start += 1
     length = IBAN_LENGTHS.get(data[start : start + 2].decode().upper())
     if not length:
         return None
-    match = _IBANS[length].match(data, start) or _loose_iban(length, data, start)
+    match = (
+        _IBANS[length].match(data, start) or _loose_iban(length, data, start) or _GLUED_IBANS[length].match(data, start)
+    )
     return match.span() if match and is_iban(match[0].decode()) else None
 
 

@@ -15,7 +15,9 @@ from typing import Final, NamedTuple
 from fleming_sql.guardrails.pii.context import mark
 from fleming_sql.guardrails.pii.folding import HIDDEN, fold
 
-ESCAPE_CUE: Final = r"\\|%[2-7][0-9A-Fa-f]|&(?:#|[A-Za-z]{2,8};)"
+_CONTROLS: Final = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+"""Those that nothing shows."""
+ESCAPE_CUE: Final = rf"{_CONTROLS}|\\|%[2-7][0-9A-Fa-f]|&(?:#|[A-Za-z]{{2,8}};)"
 """RE2: an escape may stand here."""
 _ENTITIES: Final = {
     "commat": "@", "period": ".", "colon": ":", "sol": "/", "plus": "+", "num": "#", "lowbar": "_", "UnderBar": "_",
@@ -75,13 +77,14 @@ def normalise(text: str) -> Plain:
 
 
 def unescape(text: str) -> Plain:
-    r"""Return a text as `normalise` does, with the escapes of JSON, URLs and HTML resolved too.
+    r"""Return a text as `normalise` does, with escapes of JSON, URLs and HTML resolved, and without controls.
 
     Example:
         >>> unescape(r"ada\u0040example.com").data
         b'ada@example.com'
     """
-    folded = text if text.isascii() else _folded(text)
+    seen = _controls().sub(HIDDEN, text)  # before context words of other scripts become such signs
+    folded = seen if seen.isascii() else _folded(seen)
     return _resolved(folded, _units().finditer(folded))
 
 
@@ -127,7 +130,9 @@ def _meaning(unit: re.Match[str]) -> str:
     if kind == "mark":
         return body if body in "\"'/" else "\n"
     code = int(body, 10 if kind == "decimal" else 16)
-    return fold(chr(code)) if code <= 0x10FFFF else "?"
+    if code > 0x10FFFF:
+        return "?"
+    return _controls().sub(HIDDEN, fold(chr(code)))
 
 
 @cache
@@ -140,6 +145,11 @@ def _address() -> re.Pattern[str]:
 @cache
 def _foreign() -> re.Pattern[str]:
     return re.compile(r"[\u0180-\u06ff]")
+
+
+@cache
+def _controls() -> re.Pattern[str]:
+    return re.compile(_CONTROLS)
 
 
 @cache

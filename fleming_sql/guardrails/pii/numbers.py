@@ -19,7 +19,7 @@ from fleming_sql.guardrails.pii.context import (
     is_other,
     listed,
 )
-from fleming_sql.guardrails.pii.edges import NO_DIGITS, is_glued, is_piece
+from fleming_sql.guardrails.pii.edges import NO_DIGITS, at, is_apart, is_glued, is_piece
 from fleming_sql.guardrails.pii.validators import is_card, is_routing_number, is_us_ssn
 
 _CARD: Final = re.compile(
@@ -44,6 +44,9 @@ _ROUTING: Final = listed("routing*, aba, rtn")
 _SHARED: Final = listed("account*, konto*, routing, aba, id, total, ref, ssn")
 _NUMBERS: Final = tuple(word for word in NOT_PHONE if word not in _SHARED)
 _NOT_BANK: Final = Words((*PASSPORT, *LICENCE, *PHONE, *SSN, *_NUMBERS))
+_IDENTIFIER: Final = Words((*NOT_PHONE, "ord"))
+_NAME: Final = 14
+"""Characters before a number in which the name stands that it is glued to."""
 NOT_SSN: Final = Words((*PASSPORT, *LICENCE, *PHONE, *BANK, *_NUMBERS))
 
 
@@ -55,9 +58,9 @@ def find_cards(data: bytes, start: int, end: int, told: bool = True) -> Sequence
     done = start
     for match in _CARD.finditer(data, start, end):
         begin, stop = match.span(1)
-        if begin < done or (is_piece(data, begin, stop) and not is_glued(data, begin, stop)):
+        if begin < done or not is_card(data[begin:stop].decode()) or _is_barcode(data, begin, stop):
             continue
-        if is_card(data[begin:stop].decode()) and not _is_barcode(data, begin, stop):
+        if not is_piece(data, begin, stop) or is_glued(data, begin, stop) or _is_bare(data, begin, stop):
             done = stop
             found.append((begin, stop))
     return found
@@ -77,7 +80,7 @@ def find_ssns(data: bytes, start: int, end: int, told: bool = True) -> Sequence[
         return found
     for match in _SSN.finditer(data, start, end):
         begin, stop = match.span()
-        if is_piece(data, begin, stop) or not is_us_ssn(match[0].decode()):
+        if not is_us_ssn(match[0].decode()) or (is_piece(data, begin, stop) and not _is_named_ssn(data, begin, stop)):
             continue
         is_formed = match[1] == b"-" and not is_near(NOT_PHONE, data, begin, stop, 14, 0)
         is_told = told and not is_formed and is_near(SSN, data, begin, stop)
@@ -106,6 +109,21 @@ def _accounts(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
             and not is_other(BANK, _NOT_BANK, data, begin, stop)
         ):
             yield begin, stop
+
+
+def _is_bare(data: bytes, begin: int, stop: int) -> bool:
+    """Return whether digits without a mark are a token's only ones, and its name is not that of something else."""
+    if not data[begin:stop].isdigit() or not is_apart(data, begin, stop):
+        return False
+    return not is_near(_IDENTIFIER, data, begin, stop, _NAME, 0) or is_near(CARD, data, begin, stop, _NAME, 0)
+
+
+def _is_named_ssn(data: bytes, begin: int, stop: int) -> bool:
+    """Return whether a number in a name, such as `ssn_123-45-6789`, is written with dashes, or told by the name."""
+    if not is_apart(data, begin, stop) and not is_glued(data, begin, stop):
+        return False
+    is_formed = at(data, begin + 3) == 45 and at(data, begin + 6) == 45
+    return is_formed or is_near(SSN, data, begin, stop, _NAME, 0)
 
 
 def _is_barcode(data: bytes, begin: int, stop: int) -> bool:

@@ -39,13 +39,13 @@ class Entity(NamedTuple):
 
 
 _HOST: Final = r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{2,59})"
-_EMAIL: Final = rf"[A-Za-z0-9_][A-Za-z0-9._%+'&~!#-]*@(?:{_HOST}|\[\d{{1,3}}(?:\.\d{{1,3}}){{3}}\])"
+_EMAIL: Final = rf"[A-Za-z0-9_][A-Za-z0-9._%+'&~!#-]*\"?@(?:{_HOST}|\[\d{{1,3}}(?:\.\d{{1,3}}){{3}}\])"
 _AT: Final = r" {0,2}[\[({] ?at ?[\])}] {0,2}"
 _DOT: Final = r"(?:\.| {0,2}[\[({] ?(?:dot|punkt|point|punto) ?[\])}] {0,2})"
 # No longest lengths where none is needed: each is a count that multiplies the states of the automaton.
 _SPELT_EMAIL: Final = rf"(?i)[a-z0-9][a-z0-9._+-]*{_AT}(?:[a-z0-9-]+{_DOT}){{1,6}}[a-z]{{2,24}}"
 _URL: Final = r"""(?i)\b[a-z][a-z0-9+.-]+://[^\s/?#@:"'<>\x00]*:[^\s/?#"'<>\x00]+@[^\s"'<>\x00]+"""
-_IBAN: Final = r"\b(?i:iban)?[A-Za-z]{2}\d{2}(?:[ .,/_\t\r\n-]{0,2}[A-Za-z0-9]){4}"
+_IBAN: Final = r"(?:\b|_)[A-Za-z]*[A-Za-z]{2}\d{2}(?:[ .,/_\t\r\n-]{0,2}[A-Za-z0-9]){4}"
 _WALLET: Final = (
     r"\b(?:[13DLMTmn2][1-9A-HJ-NP-Za-km-z]{25,34}|(?i:bc1|tb1|ltc1)[02-9AC-HJ-NP-Zac-hj-np-z]{11,71}"
     r"|0[xX][0-9a-fA-F]{40})\b"

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from fleming_sql.guardrails.pii.context import NOT_PHONE, PHONE, is_near
-from fleming_sql.guardrails.pii.edges import DIGITS, NO_DIGITS, WORD, at, follows_word
+from fleming_sql.guardrails.pii.edges import DIGITS, NO_DIGITS, WORD, at, follows_word, is_apart
 
 _LENGTHS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
     {
@@ -91,12 +91,12 @@ def is_idle(data: bytes, start: int, end: int) -> bool:
         before = data[start - 1]
         is_bound = before in WORD or (before == 45 and data[start - 2] in WORD)
     if end - start < 13 and data[start] != 48:  # shorter than the number of a card, and without a leading zero
-        if is_bound:
-            return True
         run = data[start:end]
+        if is_bound:
+            return not (run[3:4] == run[6:7] == b"-" and end - start == 11)  # in the form of a social security number
         return run.isdigit() or (end - start < 11 and _DATE.fullmatch(run) is not None)
     if is_bound and _CHAIN.fullmatch(data, start, end) and not follows_word(data, start):
-        return True
+        return not is_apart(data, start, end)
     return end - start < 21 and _STAMP.fullmatch(data, start, end) is not None
 
 
