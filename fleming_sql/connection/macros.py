@@ -9,7 +9,7 @@ import duckdb
 
 from fleming_sql.connection.registry import REGISTRY
 from fleming_sql.connection.session import Session
-from fleming_sql.store.catalog import quote_identifier
+from fleming_sql.sqltext import quote_identifier
 from fleming_sql.store.files import read_files
 
 _FUNCTION_FILES: Final = "-functions"

@@ -11,16 +11,14 @@ from typing import Any, Final
 from fleming_sql import jsontext
 from fleming_sql.errors import CallError
 from fleming_sql.gateway.blocks import anonymized_input, blocked, blocked_body, request_body
-from fleming_sql.gateway.call_errors import unreadable
 from fleming_sql.gateway.guards import Guard, GuardMaker
 from fleming_sql.gateway.plan import CallInput, Plan, Statement, make_plan
 from fleming_sql.gateway.records import CallInProgress, Guarding
 from fleming_sql.gateway.screening import Block, Screener, Screening, is_large
 from fleming_sql.guardrails.base import ModelGuardrail, Question, Undecided
-from fleming_sql.guardrails.documents import read_answer, write_answer, write_request
-from fleming_sql.guardrails.documents import read_request as read_texts
+from fleming_sql.guardrails.documents import read_answer, read_request, write_answer, write_request
 from fleming_sql.guardrails.spans import restore
-from fleming_sql.policies.requests import BadRequest, Prompt, read_request
+from fleming_sql.policies.requests import Prompt
 from fleming_sql.types import CUSTOM, Answer, Caller, CallOptions, Snapshot
 
 _PLANS_KEPT: Final = 64
@@ -85,10 +83,7 @@ class Checkpoint:
         Raises:
             CallError: One of them blocks it.
         """
-        try:
-            screening = before.screening if before else Screening(read_texts(prompt.request), plan.guards.input)
-        except RecursionError:
-            raise _too_deep(plan, progress) from None
+        screening = before.screening if before else Screening(read_request(prompt.request), plan.guards.input)
         await self._screen(plan, screening, progress)
         if screening.block is not None:
             raise self._blocked_request(plan, prompt, screening, screening.block, progress)
@@ -107,7 +102,7 @@ class Checkpoint:
         Raises:
             CallError: A guardrail blocks it.
         """
-        question = read_texts(prompt.request) if plan.guards.asks_about_answers else None
+        question = read_request(prompt.request) if plan.guards.asks_about_answers else None
         screening = Screening(read_answer(answer.content, question), plan.guards.output)
         await self._screen(plan, screening, progress)
         if screening.block is not None:
@@ -190,12 +185,6 @@ class Checkpoint:
         return plan
 
 
-def _too_deep(plan: Plan, progress: CallInProgress) -> CallError:
-    assert plan.endpoint is not None  # noqa: S101  only endpoints have guardrails
-    error = BadRequest("the request is nested too deep for its guardrails to look at: flatten it")
-    return unreadable(plan.endpoint, error, progress.request_id)
-
-
 def with_originals(content: Any, originals: Mapping[str, str]) -> Any:
     """Return an answer's content with what was masked in the request in the place of its placeholders."""
     return write_answer(content, [restore(text, originals) for text in read_answer(content).texts])
@@ -210,10 +199,8 @@ def _screened(plan: Plan, asked: CallInput) -> Screened | None:
     if plan.endpoint is None or plan.refusal is not None or not plan.guards.screens_vectors:
         return None
     try:
-        prompt = read_request(
-            plan.endpoint.task, asked.request, asked.file, plan.parameters, plan.options.response_format
-        )
-        return Screened(prompt, Screening(read_texts(prompt.request), plan.guards.input))
+        prompt = plan.read(asked)
+        return Screened(prompt, Screening(read_request(prompt.request), plan.guards.input))
     except Exception:  # noqa: BLE001  the call meets it again, and fails by itself
         return None
 

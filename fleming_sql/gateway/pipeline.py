@@ -44,7 +44,7 @@ from fleming_sql.guardrails.base import Undecided
 from fleming_sql.policies.answers import AnswerMismatch, CheckedAnswer
 from fleming_sql.policies.fallbacks import Tries
 from fleming_sql.policies.parameters import is_reusable
-from fleming_sql.policies.requests import BadRequest, Prompt, read_request
+from fleming_sql.policies.requests import BadRequest, Prompt
 from fleming_sql.providers import ProviderRegistry
 from fleming_sql.tokenizer import TokenCounter
 from fleming_sql.transport import Transport
@@ -346,13 +346,7 @@ class Gateway:
         screened: Screened | None,
     ) -> Prompt:
         try:
-            prompt = (
-                screened.prompt
-                if screened is not None
-                else read_request(
-                    endpoint.task, asked.request, asked.file, plan.parameters, plan.options.response_format
-                )
-            )
+            prompt = screened.prompt if screened is not None else plan.read(asked)
         except BadRequest as error:
             progress.withholds = bool(plan.guards.input) and not endpoint.log_original  # it may quote the request
             raise unreadable(endpoint, error, progress.request_id) from None

@@ -18,6 +18,7 @@ from fleming_sql.policies.answers import AnswerChecker
 from fleming_sql.policies.limits import Requirement, requirements
 from fleming_sql.policies.options import result_type
 from fleming_sql.policies.parameters import is_reusable
+from fleming_sql.policies.requests import Prompt, read_request
 from fleming_sql.types import CUSTOM, EMBEDDINGS, Caller, CallOptions, Endpoint, Snapshot
 
 _EMBEDDINGS_AT_ONCE: Final = 4096
@@ -98,6 +99,17 @@ class Plan:
         if self.endpoint is None:
             return 1
         return _EMBEDDINGS_AT_ONCE if self.endpoint.task == EMBEDDINGS else self.endpoint.max_concurrency
+
+    def read(self, asked: CallInput) -> Prompt:
+        """Return what a row asks, in the gateway's terms.
+
+        Raises:
+            BadRequest: It does not fit the endpoint's task.
+        """
+        assert self.endpoint is not None  # noqa: S101  a plan without an endpoint refuses
+        return read_request(
+            self.endpoint.task, asked.request, asked.file, self.parameters, self.options.response_format
+        )
 
     def key(self, asked: CallInput, caller: Caller) -> bytes:
         """Return the request hash: equal for calls that may share an answer."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, ClassVar, Final
 
 from fleming_sql.guardrails.base import BadConfig, Surroundings
 from fleming_sql.guardrails.folding import UNSPACED_BREAK, Folded, fold
-from fleming_sql.guardrails.spans import Span, SpanGuardrail
+from fleming_sql.guardrails.spans import Span, SpanGuardrail, joined
 from fleming_sql.types import Behavior
 
 ENTITY: Final = "KEYWORD"
@@ -64,13 +64,12 @@ class Keywords(SpanGuardrail):
 
     def _find(self, text: str) -> Sequence[Span]:
         if text.isascii() and text.isprintable() and "  " not in text:
-            return [Span(start, end, ENTITY) for start, end in _joined(self._matches(text.lower()))]
+            return joined(Span(start, end, ENTITY) for start, end in self._matches(text.lower()))
         if not self._automaton.find_matches_as_indexes(fold(text)):
             return ()
         folded = Folded(text)
         breaks = folded.breaks() if self._whole_word and UNSPACED_BREAK in text else frozenset()
-        placed = [folded.place(start, end) for start, end in self._matches(folded.text, breaks)]
-        return [Span(start, end, ENTITY) for start, end in _joined(placed)]
+        return joined(Span(*folded.place(start, end), ENTITY) for start, end in self._matches(folded.text, breaks))
 
     def _matches(self, text: str, breaks: Set[int] = frozenset()) -> list[tuple[int, int]]:
         found = self._automaton.find_matches_as_indexes(text, overlapping=True)
@@ -96,17 +95,6 @@ def _is_of_word(character: str) -> bool:
         return character.isalnum() or character == "_"
     is_letter = character.isalnum() or unicodedata.category(character) in ("Mn", "Mc")
     return is_letter and not _SPACELESS.match(character)
-
-
-def _joined(stretches: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return stretches, given in their order, those that overlap as one."""
-    joined: list[tuple[int, int]] = []
-    for start, end in stretches:
-        if joined and start < joined[-1][1]:
-            joined[-1] = joined[-1][0], max(joined[-1][1], end)
-        else:
-            joined.append((start, end))
-    return joined
 
 
 def _distinct(keywords: Sequence[str]) -> list[str]:

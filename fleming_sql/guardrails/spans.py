@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 from fleming_sql.guardrails.base import PASS, Finding, TextGuardrail, Verdict
 from fleming_sql.guardrails.documents import Document, Part
 from fleming_sql.guardrails.escapes import unescape
-from fleming_sql.guardrails.splicing import Placeholders, Span, mask, restore, touches_json
+from fleming_sql.guardrails.splicing import Placeholders, Span, mask, restore, spliced, touches_json
 
 _SEAM: Final = 256
 """Characters to either side of the place where two parts meet in which a find may lie that is of both."""
@@ -81,7 +81,7 @@ class SpanGuardrail(TextGuardrail):
             return spans
         inside = [Span(*meant.place(span.start, span.end), span.entity) for span in self.find(meant.text)]
         inside += [span for span in spans if not meant.cuts(span.start)]
-        return _joined(sorted(inside))
+        return joined(sorted(inside))
 
     def _across(
         self, parts: Sequence[Part], found: list[Sequence[Span]], first: int, last: int
@@ -93,7 +93,7 @@ class SpanGuardrail(TextGuardrail):
         """
         starts = [0, *accumulate(len(part.text) for part in parts[first:last])]
         text = rest = "".join(part.text for part in parts[first:last])
-        taken: list[tuple[int, int]] = []
+        taken: list[Span] = []
         for _ in range(2):
             is_clear = True
             for span in self._at_seams(rest, starts):
@@ -103,12 +103,12 @@ class SpanGuardrail(TextGuardrail):
                 elif rest[span.start : span.end] == text[span.start : span.end]:
                     for piece in pieces:
                         found[piece.part] = _clear_of(piece, found[piece.part])
-                    taken.append((span.start, span.end))
+                    taken.append(span)
                     yield pieces
             if is_clear:
                 return
             own = [
-                (begin + span.start, begin + span.end)
+                Span(begin + span.start, begin + span.end, span.entity)
                 for begin, spans in zip(starts, found[first:last], strict=False)
                 for span in spans
             ]
@@ -118,20 +118,17 @@ class SpanGuardrail(TextGuardrail):
         self, parts: Sequence[Part], found: list[Sequence[Span]], across: Sequence[Sequence[Finding]]
     ) -> None:
         """Add what is found in a part only once the piece in it of something else is gone."""
+        taken = _taken(found, across)
         for number in dict.fromkeys(piece.part for pieces in across for piece in pieces):
-            own = [Span(one.start, one.end, one.entity) for pieces in across for one in pieces if one.part == number]
-            taken = sorted([*found[number], *own])
-            rest = _filled(parts[number].text, [(span.start, span.end) for span in taken])
-            new = [span for span in self._in_part(rest) if not _overlaps(span, taken)]
+            rest = _filled(parts[number].text, taken[number])
+            new = [span for span in self._in_part(rest) if not _overlaps(span, taken[number])]
             found[number] = sorted([*found[number], *new])
 
     def _look_back(
         self, parts: Sequence[Part], found: list[Sequence[Span]], across: Sequence[Sequence[Finding]]
     ) -> None:
         """Add what is found at the beginning of a part only with the end of what is read before it."""
-        taken = [list(spans) for spans in found]
-        for piece in (piece for pieces in across for piece in pieces):
-            taken[piece.part].append(Span(piece.start, piece.end, piece.entity))
+        taken = _taken(found, across)
         for first, last in _runs(parts):
             before = ""
             for number in range(first, last):
@@ -186,11 +183,8 @@ def _masked(
     across: Sequence[Sequence[Finding]],
     placeholders: Placeholders,
 ) -> list[str]:
-    taken = [list(spans) for spans in found]
     wholes: list[dict[int, str]] = [{} for _ in parts]
     for pieces in across:
-        for piece in pieces:
-            insort(taken[piece.part], Span(piece.start, piece.end, piece.entity))
         if any(touches_json(parts[piece.part].text, piece.start, piece.end) for piece in pieces):
             continue  # JSON may need something in the place of each piece
         # What stands in several parts is put into the first, and the rest of it is taken out.
@@ -199,8 +193,17 @@ def _masked(
             wholes[piece.part][piece.start] = "" if position else whole
     return [
         mask(part.text, spans, placeholders, own) if spans else part.text
-        for part, spans, own in zip(parts, taken, wholes, strict=True)
+        for part, spans, own in zip(parts, _taken(found, across), wholes, strict=True)
     ]
+
+
+def _taken(found: Sequence[Sequence[Span]], across: Sequence[Sequence[Finding]]) -> list[list[Span]]:
+    """Return all that was found in each part, the pieces of what goes on in others too, in its order."""
+    taken = [list(spans) for spans in found]
+    for pieces in across:
+        for piece in pieces:
+            insort(taken[piece.part], Span(piece.start, piece.end, piece.entity))
+    return taken
 
 
 def _pieces(span: Span, starts: Sequence[int], first: int) -> Iterator[Finding]:
@@ -237,30 +240,26 @@ def _clear_of(piece: Finding, spans: Sequence[Span]) -> Sequence[Span]:
     return [span for span in spans if span.end <= piece.start or piece.end <= span.start]
 
 
-def _joined(spans: Iterable[Span]) -> list[Span]:
+def joined(spans: Iterable[Span]) -> list[Span]:
     """Return spans, given in their order, those that overlap as one: what the longer of them is."""
-    joined: list[Span] = []
+    merged: list[Span] = []
     for span in spans:
-        if joined and span.start < joined[-1].end:
-            before = joined[-1]
+        if merged and span.start < merged[-1].end:
+            before = merged[-1]
             longer = max(before, span, key=_length)
-            joined[-1] = Span(before.start, max(before.end, span.end), longer.entity)
+            merged[-1] = Span(before.start, max(before.end, span.end), longer.entity)
         else:
-            joined.append(span)
-    return joined
+            merged.append(span)
+    return merged
 
 
 def _length(span: Span) -> int:
     return span.end - span.start
 
 
-def _filled(text: str, stretches: Iterable[tuple[int, int]]) -> str:
+def _filled(text: str, stretches: Iterable[tuple[int, int, str]]) -> str:
     """Return a text with stretches of it, given in their order, filled with what is no word."""
-    pieces, done = [], 0
-    for start, end in stretches:
-        pieces += [text[done:start], _FILLER * (end - start)]
-        done = end
-    return "".join([*pieces, text[done:]])
+    return spliced(text, 0, len(text), ((start, end, _FILLER * (end - start)) for start, end, _ in stretches))
 
 
 def _runs(parts: Sequence[Part]) -> Iterator[tuple[int, int]]:

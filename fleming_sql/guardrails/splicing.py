@@ -158,7 +158,7 @@ def mask(text: str, spans: Sequence[Span], placeholders: Placeholders, wholes: M
             (start, end, placeholders.of_text(entity, wholes.get(start, text[start:end])))
             for start, end, entity in spans
         ]
-    return _spliced(text, 0, len(text), news)
+    return spliced(text, 0, len(text), news)
 
 
 def restore(text: str, originals: Mapping[str, str]) -> str:
@@ -272,7 +272,7 @@ def _with_free_keys(
             done += 1
         numbered += news[first:done]
         key = _meaning(text[begin:end])
-        seen = _meaning(_spliced(text, begin, end, news[first:done])) if first < done else key
+        seen = _meaning(spliced(text, begin, end, news[first:done])) if first < done else key
         number = keys.free(key, seen)[len(seen) :]
         if number:
             numbered.append((end, end, number))
@@ -292,7 +292,7 @@ def _keys(text: str, stretches: Sequence[tuple[int, int]]) -> Iterator[tuple[int
                 yield *found.span(1), objects[-1]
 
 
-def _spliced(text: str, start: int, end: int, news: Iterable[tuple[int, int, str]]) -> str:
+def spliced(text: str, start: int, end: int, news: Iterable[tuple[int, int, str]]) -> str:
     """Return a stretch of a text with other pieces in it, given in their order by where they go."""
     pieces: list[str] = []
     for begin, stop, new in news:

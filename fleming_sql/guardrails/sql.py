@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple
 from fleming_sql import jsontext
 from fleming_sql.guardrails.base import PASS, BadConfig, Finding, PolicyGuardrail, Surroundings, Undecided, Verdict
 from fleming_sql.guardrails.documents import Document, Part
-from fleming_sql.guardrails.sql_check import check_sql, quote_name
+from fleming_sql.guardrails.sql_check import check_sql
+from fleming_sql.sqltext import quote_identifier
 from fleming_sql.types import Behavior, SqlMacro
 
 _EVENT: Final = "event"
@@ -181,7 +182,7 @@ def _call(name: str, macros: _Macros) -> tuple[str, frozenset[str]]:
     if macro is None:
         raise BadConfig(
             f"there is no macro {name!r} in the store",
-            f"create it with CREATE MACRO fleming.{quote_name(name)}(event) AS ..., or name one that is there"
+            f"create it with CREATE MACRO fleming.{quote_identifier(name)}(event) AS ..., or name one that is there"
             f"{macros.named}",
         )
     if len(macro.parameters) != 1:
@@ -189,7 +190,7 @@ def _call(name: str, macros: _Macros) -> tuple[str, frozenset[str]]:
             f"the macro {macro.name} takes {len(macro.parameters)} parameters ({', '.join(macro.parameters)})",
             "a policy's macro takes one, the event",
         )
-    return f"{quote_name(macro.name)}({_EVENT})", frozenset({macro.name.lower()})
+    return f"{quote_identifier(macro.name)}({_EVENT})", frozenset({macro.name.lower()})
 
 
 def _may_read_caller(text: str, names: Sequence[str]) -> bool:

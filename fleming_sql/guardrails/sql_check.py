@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from fleming_sql.guardrails.base import BadConfig
+from fleming_sql.sqltext import quote_identifier, quote_text
 
 _ALLOWED: Final = (
     "a policy is one SQL expression over its fields, such as "
@@ -133,11 +134,6 @@ def check_sql(text: str, parameters: Collection[str]) -> CheckedSql:
     return CheckedSql(plain, functions, frozenset(token.value for token in tokens if token.kind == "STRING"))
 
 
-def quote_name(name: str) -> str:
-    """Return an identifier in quotes."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _tokens(text: str) -> list[_Token]:
     from sqlglot.dialects import DuckDB  # here: it takes a tenth of a second, and few have SQL policies
     from sqlglot.errors import SqlglotError
@@ -160,9 +156,9 @@ def _token(kind: str, value: str, source: str, before: str, earlier: Sequence[_T
     if kind == "STRING" and source.startswith("'") and "\0" not in value:
         if earlier and not before and _WORD.fullmatch(earlier[-1].source):
             raise _refusal(f"the prefix {earlier[-1].source} of a string")
-        return _Token(kind, "'" + value.replace("'", "''") + "'", None, value, before)
+        return _Token(kind, quote_text(value), None, value, before)
     if kind == "IDENTIFIER" and source.startswith('"') and "\0" not in value:
-        return _Token(kind, quote_name(value), value.lower(), value, before)
+        return _Token(kind, quote_identifier(value), value.lower(), value, before)
     if kind in ("SEMICOLON", "PLACEHOLDER", "PARAMETER") and source != "@":
         raise _refusal("a second statement (;)" if kind == "SEMICOLON" else f"a parameter ({source})")
     if strange := _STRANGE.search(source):

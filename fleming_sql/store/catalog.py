@@ -13,6 +13,7 @@ from uuid import uuid4
 import duckdb
 
 from fleming_sql.errors import ArgumentError, StoreDamaged, StoreError, StoreLocked, StoreTooNew
+from fleming_sql.sqltext import quote_identifier, quote_text
 from fleming_sql.store.files import read_files
 from fleming_sql.store.migrations import migrate
 from fleming_sql.store.price_list import seed_prices
@@ -26,16 +27,6 @@ _ROW_GROUP: Final = 2048
 time of logging. It is also what a vector holds, so the log's batches are whole row groups, which skip the WAL."""
 _SCHEME: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")
 """Of two letters and more: one is a drive of Windows."""
-
-
-def quote_identifier(name: str) -> str:
-    """Return `name` as a SQL identifier. The one place where names are put into SQL text."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def quote_text(text: str) -> str:
-    """Return `text` as a SQL string literal, for the statements that take no parameters."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def attached_path(cursor: duckdb.DuckDBPyConnection) -> str | None:

@@ -12,8 +12,9 @@ import duckdb
 import pyarrow as pa
 
 from fleming_sql.errors import ExportError
+from fleming_sql.sqltext import quote_identifier, quote_text
 from fleming_sql.store.call_rows import LAST_SEQ
-from fleming_sql.store.catalog import CATALOG, quote_identifier, quote_text
+from fleming_sql.store.catalog import CATALOG
 
 LOG_TABLES: Final = ("inference", "attempts", "endpoint_usage", "guardrail_results")
 """What is exported of each call, named as the views of `serving`."""

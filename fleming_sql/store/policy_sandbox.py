@@ -16,6 +16,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
+from fleming_sql.sqltext import quote_identifier
 from fleming_sql.types import PolicyEvent, SqlMacro
 
 _LOCKED_DOWN: Final[Mapping[str, str | bool | int | float | list[str]]] = MappingProxyType(
@@ -251,9 +252,9 @@ class _Prepared:
         try:
             cursor.register("policy_events", events)
             for macro in macros:
-                parameters = ", ".join(map(_quoted, macro.parameters))
+                parameters = ", ".join(map(quote_identifier, macro.parameters))
                 cursor.execute(
-                    f"create or replace temp macro {_quoted(macro.name)}({parameters}) as ({macro.definition})"
+                    f"create or replace temp macro {quote_identifier(macro.name)}({parameters}) as ({macro.definition})"
                 )
             cursor.execute(f"prepare plain as select to_json(({expression})) from ({_EVENTS})")  # noqa: S608  checked
         except duckdb.Error:
@@ -292,7 +293,3 @@ def _kind(error: duckdb.Error) -> str:
 def _unbound(error: duckdb.Error) -> ExpressionFailed:
     """Return why an expression cannot be prepared: there is no event yet that the text could quote."""
     return ExpressionFailed(str(error).split("\n", 1)[0][:200])
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
