@@ -80,7 +80,7 @@ def open_store(tmp_path: Path, lake: Path, model: MockModel, add_endpoint: AddEn
         con = fleming_sql.connect(gateway=path, user="ada")
         if is_new:
             add_endpoint(con, base_url=model.url, max_retries=0)
-            # Nothing but closing exports by itself, so that a test says when.
+            # After the first export, nothing but closing exports by itself, so that a test says when.
             con.execute(
                 "insert into fleming.settings values ('delta_every_seconds', '3600'), ('delta_compact_hours', '0'), "
                 "('delta_vacuum_hours', '0')"
@@ -123,13 +123,14 @@ def exported(lake: Path, table: str = "inference") -> list[str]:
 
 @pytest.mark.parametrize("table", PARTITIONS)
 def test_an_exported_table_equals_its_view_row_by_row(open_store: Open, lake: Path, table: str) -> None:
-    with open_store() as con:
+    with open_store(location=None) as con:
         ask(con, "a", "b", "bad", "c")
         decision = (
             "{'guardrail': 'g', 'phase': 'input', 'kind': 'k', 'action': 'block', 'reason': 'r', 'entities': '[]', "
             "'duration_ms': 0.5}"
         )
         con.execute(f"update fleming.serving.calls set guardrail_results = [{decision}, {decision}]")
+        move(con, lake)  # only now: the first export comes as soon as there is a place for it
         export(con)
         own = [row[:2] for row in con.execute(f"describe fleming.serving.{table}").fetchall()]
         columns = ", ".join(name for name, _ in own)
@@ -174,10 +175,11 @@ def test_before_an_export_the_tables_are_there_and_empty(open_store: Open, table
         assert relation.fetchall() == []
 
 
-def test_a_day_is_read_from_its_own_files(open_store: Open) -> None:
-    with open_store() as con:
+def test_a_day_is_read_from_its_own_files(open_store: Open, lake: Path) -> None:
+    with open_store(location=None) as con:
         ask(con, "a")
         con.execute("update fleming.serving.calls set request_time = request_time - interval 1 day")
+        move(con, lake)  # only now, as above
         export(con)
         ask(con, "b")
         export(con)
