@@ -34,11 +34,28 @@ def secret_reference(text: object) -> str | None:
     return match[1] if match else None
 
 
+def secret_references(config: Mapping[str, object]) -> Mapping[str, str]:
+    """Return the names of the credentials that a provider_config refers to, by key.
+
+    Example:
+        >>> secret_references({"api_key_auth": {"key": "x-key", "value": "{{secrets/team/own}}"}})
+        {'api_key_auth.value': 'team/own'}
+    """
+    found: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found.update((f"{key}.{inner}", name) for inner, name in secret_references(value).items())
+        elif name := secret_reference(value):
+            found[key] = name
+    return found
+
+
 def credentials_of(entity: ServedEntity) -> frozenset[str]:
     """Return the names of the credentials that an entity's row uses."""
-    found = {secret_reference(entity.credential) or entity.credential}
-    found.update(secret_reference(value) for value in entity.provider_config.values())
-    return frozenset(name for name in found if name)
+    found = {*secret_references(entity.provider_config).values()}
+    if entity.credential:
+        found.add(secret_reference(entity.credential) or entity.credential)
+    return frozenset(found)
 
 
 class CredentialResolver:

@@ -69,7 +69,7 @@ def _usage(usage: Usage) -> Mapping[str, int]:
 def anonymized_input(request: ModelRequest) -> Sequence[Any]:
     """Return what was asked as Databricks shows it: the messages, or the texts of another task."""
     if request.messages:
-        return [{"role": message["role"], "content": message.get("content")} for message in request.messages]
+        return [{"role": message.get("role"), "content": message.get("content")} for message in request.messages]
     return list(request.inputs) or [request.fields]
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -12,11 +15,13 @@ import httpx
 
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
-from fleming_sql.credentials import CredentialResolver, secret_reference
+from fleming_sql.credentials import CredentialResolver, secret_reference, secret_references
 from fleming_sql.errors import CredentialError
+from fleming_sql.gateway.logins import LoginFailed, Logins
 from fleming_sql.policies.failures import Failure, code_of, shorten
 from fleming_sql.policies.retries import read_retry_after
 from fleming_sql.providers import BadAnswer, BadProviderRequest, Provider, ProviderRegistry
+from fleming_sql.providers.base import Grant
 from fleming_sql.transport import HttpReply, HttpRequest, Transport, TransportFailed
 from fleming_sql.transport.over_httpx import HttpxTransport
 from fleming_sql.types import (
@@ -36,6 +41,11 @@ _HEADERS: Final[Mapping[str, str]] = MappingProxyType(
     {"content-type": "application/json", "accept": "application/json", "user-agent": "fleming-sql"}
 )
 _MAX_READ_ERROR: Final = 2000
+_UNAUTHENTICATED: Final = 401
+_PROVE_TIME: Final = frozenset({400, 401, 403})
+"""How servers answer to a signature or a token that is of another time."""
+_MAX_SKEW_S: Final = 240.0
+"""AWS takes signatures that are up to five minutes off; Google's and Microsoft's tokens are as strict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,19 @@ class Why(NamedTuple):
     after_error_code: str | None = None
 
 
+class _Access(NamedTuple):
+    """What requests to an entity are authorised with."""
+
+    own: Mapping[str, Secret]
+    """The entity's own secrets."""
+    grant: Grant | None = None
+    """What they were exchanged for, where the provider does that."""
+
+    @property
+    def all(self) -> Mapping[str, Secret]:
+        return self.own if self.grant is None else {**self.own, **self.grant.secrets}
+
+
 class Upstream:
     """Sends requests to providers.
 
@@ -106,6 +129,7 @@ class Upstream:
         self._transport = transport
         self._clock = clock
         self._resolver = CredentialResolver(clock.monotonic)
+        self._logins = Logins(transport, clock)
         self._own_transports: dict[httpx.AsyncBaseTransport, Transport] = {}
 
     def provider(self, entity: ServedEntity) -> Provider:
@@ -113,27 +137,76 @@ class Upstream:
         return self._providers.get(entity.provider)
 
     async def send(self, target: Target, request: ModelRequest, timeout_s: float, why: Why) -> Exchange:
-        """Send `request` once and return the answer.
+        """Send `request` once and return the answer; twice where the credentials that were lent hold no longer.
 
         Raises:
             ExchangeFailed: With the failure and what is known of it.
         """
+        until = self._clock.monotonic() + timeout_s
+        outgoing = self._encode(target, request)
+        access = await self._access(target, timeout_s)
+        try:
+            return await self._exchange(target, request, outgoing, access, until, why)
+        except ExchangeFailed as error:
+            if access.grant is None or error.failure.status != _UNAUTHENTICATED:
+                raise
+            self._logins.forget(target.entity, access.own, access.grant)
+            return await self._send_again(target, request, outgoing, until, error)
+
+    async def _send_again(
+        self, target: Target, request: ModelRequest, outgoing: OutgoingRequest, until: float, first: ExchangeFailed
+    ) -> Exchange:
+        """Log in anew and send once more; the attempt that was refused is told of in any case."""
+        why = Why("retry", first.attempts[-1].error_code)
+        try:
+            access = await self._access(target, until - self._clock.monotonic())
+            exchange = await self._exchange(target, request, outgoing, access, until, why)
+        except ExchangeFailed as error:
+            error.attempts = first.attempts + error.attempts
+            raise
+        except Cancelled as error:
+            error.attempts = first.attempts + error.attempts
+            raise
+        return replace(exchange, attempts=first.attempts + exchange.attempts)
+
+    async def _exchange(
+        self,
+        target: Target,
+        request: ModelRequest,
+        outgoing: OutgoingRequest,
+        access: _Access,
+        until: float,
+        why: Why,
+    ) -> Exchange:
+        provider = self.provider(target.entity)
+        with _told_as_failure(target.entity):
+            headers = provider.authorize(target.entity, outgoing, access.all)
+        exchange = _OneExchange(self._clock, target, request, outgoing, access.all, why)
+        transport = self._transport_for(provider, target.entity)
+        http = self._http_request(target, outgoing, headers)
+        return await exchange.run(provider, transport, http, until - self._clock.monotonic())
+
+    def _encode(self, target: Target, request: ModelRequest) -> OutgoingRequest:
+        with _told_as_failure(target.entity):
+            return self.provider(target.entity).encode(target.entity, request)
+
+    async def _access(self, target: Target, timeout_s: float) -> _Access:
+        """Return the secrets to call an entity with."""
         entity = target.entity
         provider = self.provider(entity)
         try:
-            outgoing = provider.encode(entity, request)
-            secrets = await self._secrets(provider, target)
-            headers = provider.authorize(entity, outgoing, secrets)
-        except BadProviderRequest as error:
-            raise ExchangeFailed(entity, Failure("request", str(error))) from None
+            own = await self._secrets(provider, target)
+            if not provider.logs_in(entity):
+                return _Access(own)
+            async with asyncio.timeout(timeout_s):
+                return _Access(own, await self._logins.grant(provider, entity, own))
         except CredentialError as error:
             raise ExchangeFailed(entity, Failure("credential", str(error))) from None
-        except Exception as error:  # noqa: BLE001  its text may hold what it failed on: the request, or the key
-            told = f"the request cannot be built ({type(error).__name__})"
-            raise ExchangeFailed(entity, Failure("request", told)) from None
-        exchange = _OneExchange(self._clock, target, request, outgoing, secrets, why)
-        transport = self._transport_for(provider, entity)
-        return await exchange.run(provider, transport, self._http_request(target, outgoing, headers), timeout_s)
+        except LoginFailed as error:
+            raise ExchangeFailed(entity, error.failure) from None
+        except TimeoutError:
+            told = f"no credentials could be had within {timeout_s:.1f} s"
+            raise ExchangeFailed(entity, Failure("timeout", told)) from None
 
     def _http_request(
         self, target: Target, outgoing: OutgoingRequest, secret_headers: Mapping[str, str]
@@ -157,16 +230,28 @@ class Upstream:
 
     async def _secrets(self, provider: Provider, target: Target) -> Mapping[str, Secret]:
         entity = target.entity
-        named = {key: secret_reference(value) for key, value in entity.provider_config.items()}
+        named = dict(secret_references(entity.provider_config)) if entity.provider_config else {}
         if entity.credential:
             named["credential"] = secret_reference(entity.credential) or entity.credential
-        secrets = {key: await self._resolver.resolve(name, target.credentials) for key, name in named.items() if name}
+        secrets = {key: await self._resolver.resolve(name, target.credentials) for key, name in named.items()}
         if not secrets and provider.requires_credential(entity):
             raise CredentialError(
-                f'provider "{entity.provider}" needs a credential: insert one into fleming.credentials and name it in '
+                f'provider "{entity.provider}" needs a credential: {provider.credential_hint(entity)} and name it in '
                 f"fleming.served_entities (row {entity.endpoint}/{entity.name}, column credential)"
             )
         return secrets
+
+
+@contextmanager
+def _told_as_failure(entity: ServedEntity) -> Iterator[None]:
+    """Tell of a request that cannot be built."""
+    try:
+        yield
+    except BadProviderRequest as error:
+        raise ExchangeFailed(entity, Failure("request", str(error))) from None
+    except Exception as error:  # noqa: BLE001  its text may hold what it failed on: the request, or the key
+        told = f"the request cannot be built ({type(error).__name__})"
+        raise ExchangeFailed(entity, Failure("request", told)) from None
 
 
 class _OneExchange:
@@ -252,14 +337,18 @@ class _OneExchange:
 
     def _refused(self, provider: Provider, reply: HttpReply, payload: Any) -> ExchangeFailed:
         told = (self._response_body or "")[:_MAX_READ_ERROR] if payload is None else payload
-        message = provider.read_error(told) or "(no message)"
+        now = self._clock.now()
+        message = shorten(provider.read_error(told) or "(no message)")
+        if reply.status in _PROVE_TIME:
+            message += _skew(reply.headers, now)
+        self._status = provider.read_status(reply.status, told, reply.headers)
         return self._fail_with(
             Failure(
                 "status",
-                shorten(message),
-                status=reply.status,
-                retry_after_s=read_retry_after(reply.headers, self._clock.now()),
-                refusal=provider.read_refusal(reply.status, told),
+                message,
+                status=self._status,
+                retry_after_s=read_retry_after(reply.headers, now),
+                refusal=provider.read_refusal(self._status, told),
             )
         )
 
@@ -316,3 +405,18 @@ class Cancelled(asyncio.CancelledError):
         super().__init__()
         self.attempts = attempts
         self.request_body = request_body
+
+
+def _skew(headers: Mapping[str, str], now: datetime) -> str:
+    """Say where this machine's clock is so far from the server's that signatures and tokens are refused."""
+    try:
+        off_s = (now - parsedate_to_datetime(headers["date"])).total_seconds()
+    except (KeyError, ValueError, TypeError):
+        return ""
+    if abs(off_s) < _MAX_SKEW_S:
+        return ""
+    where = "ahead of" if off_s > 0 else "behind"
+    return (
+        f"; this machine's clock is {abs(off_s) / 60:.0f} minutes {where} the server's, and signatures and tokens "
+        "hold for a few minutes only: set the clock"
+    )

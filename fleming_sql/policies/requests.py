@@ -8,9 +8,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fleming_sql import jsontext
-from fleming_sql.types import COMPLETIONS, CUSTOM, EMBEDDINGS, Image, ModelRequest, ResponseFormat, Task
+from fleming_sql.types import (
+    AGENT_RESPONSES,
+    COMPLETIONS,
+    CUSTOM,
+    EMBEDDINGS,
+    RESPONSES,
+    Image,
+    ModelRequest,
+    ResponseFormat,
+    Task,
+)
 
 _RESERVED: Final = frozenset({"model", "stream", "response_format"})
+_TAKE_ITEMS: Final = frozenset({RESPONSES, AGENT_RESPONSES})
+"""Tasks whose requests have the field `input`, with items that need not be messages."""
 _SIGNATURES: Final[tuple[tuple[bytes, str], ...]] = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -90,7 +102,7 @@ def _read_chat(
     parameters: Mapping[str, Any],
     response_format: ResponseFormat | None,
 ) -> Prompt:
-    messages, extra = _messages(value, text)
+    messages, extra = _read_items(value, text) if task in _TAKE_ITEMS else _messages(value, text)
     if file is not None:
         messages = _with_image(messages, read_image(file))
     request = ModelRequest(
@@ -114,14 +126,47 @@ def _messages(value: Any, text: str) -> tuple[tuple[Mapping[str, Any], ...], Map
             "a chat endpoint takes text, or a STRUCT or JSON with the field messages: "
             "{'messages': [{'role': 'user', 'content': '…'}]}; this row has " + _described(value)
         )
-    extra = {key: item for key, item in value.items() if key != "messages" and item is not None}
+    return _checked_messages(value["messages"]), _beside(value, "messages")
+
+
+def _beside(value: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    """Return the other fields of a request: they are parameters of this row."""
+    extra = {key: item for key, item in _without_nulls(value).items() if key != field}
     reserved = sorted(_RESERVED & extra.keys())
     if reserved:
         raise BadRequest(
             f"the field {reserved[0]} of the request is the gateway's own: the model comes from "
             "fleming.served_entities, the answer's shape from the argument responseFormat"
         )
-    return _checked_messages(value["messages"]), extra
+    return extra
+
+
+def _without_nulls(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields that are used: a STRUCT has every field in every row, the others as NULL."""
+    return {key: item for key, item in value.items() if item is not None}
+
+
+def _read_items(value: Any, text: str) -> tuple[tuple[Mapping[str, Any], ...], Mapping[str, Any]]:
+    """Read what the Responses API takes: `input` is a text, or a list of messages and other items."""
+    if not isinstance(value, dict) or value.get("input") is None:
+        return _messages(value, text)
+    if value.get("messages") is not None:
+        raise BadRequest("the request has both fields input and messages: give one of them")
+    given = value["input"]
+    is_typed = isinstance(given, list) and given and all(_is_item(item) for item in given)
+    if not (is_typed or isinstance(given, str)):
+        raise BadRequest(
+            "input must be a text, or a list with at least one {'role': …, 'content': …} or item with a type, and is "
+            + _described(given)
+        )
+    items = tuple([_without_nulls(item) for item in given]) if is_typed else ({"role": "user", "content": given},)
+    return items, _beside(value, "input")
+
+
+def _is_item(item: Any) -> bool:
+    return isinstance(item, dict) and (
+        isinstance(item.get("type"), str) or (isinstance(item.get("role"), str) and item.get("content") is not None)
+    )
 
 
 def _checked_messages(value: Any) -> tuple[Mapping[str, Any], ...]:
@@ -131,8 +176,7 @@ def _checked_messages(value: Any) -> tuple[Mapping[str, Any], ...]:
     for position, message in enumerate(value):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise BadRequest(f"messages[{position}] must be {{'role': …, 'content': …}}, and is {_described(message)}")
-        # A STRUCT has every field in every row, so fields that a message does not use arrive as NULL.
-        checked.append({key: item for key, item in message.items() if item is not None})
+        checked.append(_without_nulls(message))
         if "content" not in checked[-1] and "tool_calls" not in checked[-1]:
             raise BadRequest(f"messages[{position}] has no content")
     return tuple(checked)
@@ -188,7 +232,7 @@ def _with_image(messages: tuple[Mapping[str, Any], ...], image: Image) -> tuple[
     part = {"type": "image_url", "image_url": {"url": url}}
     for position in range(len(messages) - 1, -1, -1):
         message = messages[position]
-        if message["role"] == "user":
+        if message.get("role") == "user":
             content = message["content"]
             parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
             changed = {**message, "content": [*parts, part]}

@@ -7,13 +7,16 @@ gateway does the rest: it resolves credentials, sends, retries, counts and logs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, NamedTuple
 
 import httpx
 
 from fleming_sql.providers.refusals import read_refusal
 from fleming_sql.providers.rendering import render_openai
+from fleming_sql.sqltext import quote_text
 from fleming_sql.types import Answer, ModelRequest, OutgoingRequest, Refusal, Secret, ServedEntity, Usage
 
 MAX_TOKENS: Final = 10**12
@@ -44,6 +47,41 @@ class BadProviderRequest(Exception):
     """
 
 
+class LoginRefused(Exception):
+    """A provider lends no credentials for those of the entity, or there are none where it looks for them.
+
+    Args:
+        message: What is wrong and what to change. No secret is in it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Credentials that a provider lends for a time, in exchange for those of the entity."""
+
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+    """Handed to `Provider.authorize` beside the entity's own, under names that the provider chooses."""
+    expires_in_s: float | None = None
+    """How long they hold from now on, in seconds; None for as long as the server takes them."""
+
+
+SendLogin = Callable[[OutgoingRequest], Awaitable[Any]]
+"""Sends a request to a token endpoint and returns its answer, parsed JSON; an error answer raises by itself."""
+
+
+class ProviderFacts(NamedTuple):
+    """What `fleming.providers` says of a provider."""
+
+    tasks: frozenset[str]
+    description: str
+    config_keys: frozenset[str]
+    base_url: str | None = None
+    credential_variable: str | None = None
+    quirks: Mapping[str, object] = MappingProxyType({})
+    price_list: str | None = None
+    documentation_url: str | None = None
+
+
 class Provider(ABC):
     """One wire format.
 
@@ -59,11 +97,35 @@ class Provider(ABC):
     config_keys: ClassVar[frozenset[str]] = frozenset()
     """The keys of `provider_config` that it reads, `secret_keys` among them."""
 
+    public_url: ClassVar[str | None] = None
+    """Where it answers if the entity's `base_url` is NULL; None where that depends on the entity."""
+
+    credential_variable: ClassVar[str | None] = None
+    """The environment variable that usually holds its credential."""
+
+    price_list: ClassVar[str | None] = None
+    """Its name in the price list, where that is another one than in `fleming.providers`."""
+
+    documentation_url: ClassVar[str | None] = None
+    """Where its wire format is documented."""
+
     secret_keys: ClassVar[tuple[str, ...]] = ()
     """Keys of `provider_config` that may hold the credential, where the entity's row names none."""
 
     own_parameters: ClassVar[frozenset[str]] = frozenset()
     """Keys of the entity's `parameters` that are settings of the provider: they stay out of requests."""
+
+    def facts(self) -> ProviderFacts:
+        """Return what `fleming.providers` says of it."""
+        return ProviderFacts(
+            self.tasks,
+            self.description,
+            self.config_keys,
+            self.public_url,
+            self.credential_variable,
+            price_list=self.price_list,
+            documentation_url=self.documentation_url,
+        )
 
     @abstractmethod
     def encode(self, entity: ServedEntity, request: ModelRequest) -> OutgoingRequest:
@@ -84,11 +146,32 @@ class Provider(ABC):
         Args:
             entity: The entity that is called.
             outgoing: The request as it will go out; a signature covers it.
-            secrets: `credential` for the entity's credential, and one per `{{secrets/…}}` reference
-                in `provider_config`, under its key there.
+            secrets: `credential` for the entity's credential; one per `{{secrets/…}}` reference in
+                `provider_config` under its key there, `a.b` for a key `b` of an object `a`; and those of the grant
+                that `log_in` has returned.
         """
         secret = self.find_secret(secrets)
         return {"authorization": f"Bearer {secret.reveal()}"} if secret else {}
+
+    def logs_in(self, entity: ServedEntity) -> bool:
+        """Return whether `log_in` is to be asked before a request. Its answer is kept until it expires."""
+        return False
+
+    async def log_in(self, entity: ServedEntity, secrets: Mapping[str, Secret], send: SendLogin) -> Grant:
+        """Exchange the entity's credentials for ones that requests carry, such as an OAuth token.
+
+        Called where `logs_in` says so, once for all requests that need the same. What blocks, such as a library that
+        asks the machine for its credentials, goes through `asyncio.to_thread`.
+
+        Args:
+            entity: The entity that will be called.
+            secrets: As for `authorize`.
+            send: The way to a token endpoint.
+
+        Raises:
+            LoginRefused: There is nothing to exchange, or nothing came of it.
+        """
+        raise NotImplementedError
 
     def find_secret(self, secrets: Mapping[str, Secret]) -> Secret | None:
         """Return the entity's credential, else the first of its `secret_keys` that is there."""
@@ -100,6 +183,14 @@ class Provider(ABC):
     def requires_credential(self, entity: ServedEntity) -> bool:
         """Return whether the server that the entity names answers nobody without a credential."""
         return False
+
+    def credential_hint(self, entity: ServedEntity) -> str:
+        """Return what to do for a credential, as a part of a sentence."""
+        variable = self.facts().credential_variable
+        if variable is None:
+            return "insert one into fleming.credentials"
+        row = ", ".join(map(quote_text, (entity.provider, "env", variable)))
+        return f"insert into fleming.credentials (name, source, reference) values ({row})"
 
     @abstractmethod
     def decode(self, request: ModelRequest, payload: Any) -> Answer:
@@ -120,6 +211,18 @@ class Provider(ABC):
         """Return the message inside an error answer; `payload` is parsed JSON, or text if it is none."""
         return find_error_message(payload)
 
+    def read_status(self, status: int, payload: Any, headers: Mapping[str, str]) -> int:
+        """Return the HTTP status that an error answer means, where a server answers with another one.
+
+        What is retried, and what is advised, goes by it.
+
+        Args:
+            status: HTTP status.
+            payload: The answer, parsed JSON or text if it is none.
+            headers: Of the answer, names in lower case.
+        """
+        return status
+
     def read_refusal(self, status: int, payload: Any) -> Refusal | None:
         """Return what an error answer refuses, where another model might not; None for any other error.
 
@@ -136,6 +239,20 @@ class Provider(ABC):
     def transport(self, entity: ServedEntity) -> httpx.AsyncBaseTransport | None:
         """Return a transport of the provider's own; None is the gateway's."""
         return None
+
+
+def with_parameters(body: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a body with the parameters beside what it holds.
+
+    Raises:
+        BadProviderRequest: A parameter is the gateway's own, or asks for an answer in parts.
+    """
+    taken = next((key for key in parameters if key in body or key == "model"), None)
+    if taken is not None:
+        raise BadProviderRequest(f'the parameter "{taken}" is set by the gateway: remove it')
+    if parameters.get("stream"):
+        raise BadProviderRequest('the parameter "stream" has no place: answers are read whole')
+    return {**body, **parameters}
 
 
 def find_error_message(payload: Any) -> str:
@@ -174,16 +291,34 @@ def read_usage(usage: Any, service_tier: Any = None) -> Usage:
     if not isinstance(usage, dict):
         return Usage(service_tier=tier)
     inputs = _mapping(usage, "prompt_tokens_details", "input_tokens_details")
+    cached = read_count(inputs, "cached_tokens")
     return Usage(
         input_tokens=read_count(usage, "prompt_tokens", "input_tokens"),
-        output_tokens=read_count(usage, "completion_tokens", "output_tokens"),
-        cached_input_tokens=read_count(inputs, "cached_tokens"),
-        reasoning_tokens=read_count(
-            _mapping(usage, "completion_tokens_details", "output_tokens_details"), "reasoning_tokens"
-        ),
-        cache_write_tokens=read_count(inputs, "cache_write_tokens"),
+        output_tokens=_output_tokens(usage),
+        # Moonshot and StepFun, and DeepSeek, have it beside the other counts.
+        cached_input_tokens=read_count(usage, "cached_tokens", "prompt_cache_hit_tokens") if cached is None else cached,
+        reasoning_tokens=_reasoning_tokens(usage),
+        cache_write_tokens=read_count(inputs, "cache_write_tokens", "cache_creation_input_tokens"),
         service_tier=tier,
     )
+
+
+def _output_tokens(usage: Mapping[str, Any]) -> int | None:
+    """Return the tokens of the answer with those of the reasoning.
+
+    xAI counts the latter apart (https://docs.x.ai/docs/key-information/consumption-and-rate-limits): the total tells.
+    """
+    given = read_count(usage, "prompt_tokens", "input_tokens")
+    written = read_count(usage, "completion_tokens", "output_tokens")
+    reasoning = _reasoning_tokens(usage)
+    if given is None or written is None or reasoning is None:
+        return written
+    is_apart = read_count(usage, "total_tokens") == given + written + reasoning
+    return written + reasoning if is_apart else written
+
+
+def _reasoning_tokens(usage: Mapping[str, Any]) -> int | None:
+    return read_count(_mapping(usage, "completion_tokens_details", "output_tokens_details"), "reasoning_tokens")
 
 
 def _mapping(source: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:

@@ -7,16 +7,20 @@ from typing import Any, ClassVar, Final
 from urllib.parse import quote, urlsplit
 
 from fleming_sql.jsontext import dumpb
-from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider, read_usage
+from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider, read_usage, with_parameters
 from fleming_sql.providers.openai_answers import read_chat, read_completion, read_embeddings
+from fleming_sql.providers.openai_requests import request_body
+from fleming_sql.providers.openai_responses import read_response, render_response, responses_body
 from fleming_sql.types import (
+    AGENT_CHAT,
+    AGENT_RESPONSES,
     CHAT,
     COMPLETIONS,
     EMBEDDINGS,
+    RESPONSES,
     Answer,
     ModelRequest,
     OutgoingRequest,
-    ResponseFormat,
     Secret,
     ServedEntity,
 )
@@ -25,10 +29,13 @@ BASE_URL: Final = "https://api.openai.com/v1"
 MAX_INPUTS: Final = 256
 _PATHS: Final[Mapping[str, str]] = {
     CHAT: "/chat/completions",
-    "agent/v1/chat": "/chat/completions",
+    AGENT_CHAT: "/chat/completions",
     COMPLETIONS: "/completions",
     EMBEDDINGS: "/embeddings",
+    RESPONSES: "/responses",
+    AGENT_RESPONSES: "/responses",
 }
+_RESPONSES: Final = frozenset({RESPONSES, AGENT_RESPONSES})
 _API_TYPES: Final = ("openai", "azure", "azuread")
 _LIMITS: Final = ("max_tokens", "max_completion_tokens")
 _REFUSE_MAX_TOKENS: Final = ("o1", "o3", "o4", "gpt-5")
@@ -36,7 +43,7 @@ _REFUSE_MAX_TOKENS: Final = ("o1", "o3", "o4", "gpt-5")
 
 
 class OpenAI(Provider):
-    """Any server with OpenAI's `/chat/completions`, `/completions` or `/embeddings`.
+    """Any server with OpenAI's `/chat/completions`, `/completions`, `/embeddings` or `/responses`.
 
     Example:
         >>> OpenAI().encode(entity, request).url
@@ -65,15 +72,13 @@ class OpenAI(Provider):
         Raises:
             BadProviderRequest: The provider_config cannot work, or a parameter has no place.
         """
-        body = _content(request)
-        if entity.model and _api_type(entity) == "openai":
-            body = {"model": entity.model, **body}
-        for key, value in _parameters(entity, request.parameters).items():
-            if key in body or key == "model":
-                raise BadProviderRequest(f'the parameter "{key}" is set by the gateway: remove it')
-            body[key] = value
-        if body.get("stream"):
-            raise BadProviderRequest('the parameter "stream" has no place: answers are read whole')
+        model = _model(entity, request.task)
+        if request.task in _RESPONSES:
+            body = {**model, **responses_body(request)}
+            if _api_type(entity) != "openai" or _is_openai(entity):
+                body.setdefault("store", False)  # they would keep it for 30 days; what is kept is the gateway's to say
+        else:
+            body = with_parameters({**model, **request_body(request)}, _parameters(entity, request.parameters))
         organization = config_text(entity, "openai_organization")
         headers = {"openai-organization": organization} if organization else {}
         return OutgoingRequest(self._url(entity, request.task), dumpb(body), headers)
@@ -105,6 +110,8 @@ class OpenAI(Provider):
             content = read_embeddings(payload, len(request.inputs))
         elif request.task == COMPLETIONS:
             content, finish_reason = read_completion(payload)
+        elif request.task in _RESPONSES:
+            content, finish_reason = read_response(payload)
         else:
             content, finish_reason = read_chat(payload)
         model = payload.get("model")
@@ -114,6 +121,10 @@ class OpenAI(Provider):
             model if isinstance(model, str) else None,
             finish_reason,
         )
+
+    def render(self, request: ModelRequest, answer: Answer) -> Any:
+        """Return an answer in the form of the task's path."""
+        return render_response(answer) if request.task in _RESPONSES else super().render(request, answer)
 
     def max_inputs(self, entity: ServedEntity) -> int:
         """Return `max_inputs_per_request` of the provider_config where it is a number, else 256."""
@@ -133,6 +144,8 @@ class OpenAI(Provider):
         base = self.base_url(entity)
         if _api_type(entity) == "openai":
             return f"{base}{path}"
+        if task in _RESPONSES:
+            return f"{base}/openai/v1{path}"
         deployment, version = (_azure_text(entity, key) for key in ("openai_deployment_name", "openai_api_version"))
         return f"{base}/openai/deployments/{quote(deployment, safe='')}{path}?api-version={quote(version)}"
 
@@ -156,23 +169,11 @@ def config_problem(entity: ServedEntity, key: str, problem: str) -> BadProviderR
     )
 
 
-def _content(request: ModelRequest) -> dict[str, Any]:
-    if request.task == EMBEDDINGS:
-        return {"input": list(request.inputs)}
-    if request.task == COMPLETIONS:
-        return {"prompt": request.inputs[0], **_response_format(request.response_format)}
-    return {"messages": list(request.messages), **_response_format(request.response_format)}
-
-
-def _response_format(wanted: ResponseFormat | None) -> dict[str, Any]:
-    if wanted is None or wanted.kind == "text":
-        return {}
-    if wanted.kind == "json_object":
-        return {"response_format": {"type": "json_object"}}
-    envelope: dict[str, Any] = {"name": wanted.name, "schema": wanted.schema}
-    if wanted.strict is not None:
-        envelope["strict"] = wanted.strict
-    return {"response_format": {"type": "json_schema", "json_schema": envelope}}
+def _model(entity: ServedEntity, task: str) -> Mapping[str, str]:
+    """Return the model as it stands in the body. Azure has it in the path, but for the Responses API."""
+    if _api_type(entity) == "openai":
+        return {"model": entity.model} if entity.model else {}
+    return {"model": _azure_text(entity, "openai_deployment_name")} if task in _RESPONSES else {}
 
 
 def _parameters(entity: ServedEntity, given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -14,10 +14,13 @@ from fleming_sql.types.calls import (
     Usage,
 )
 from fleming_sql.types.config import (
+    AGENT_CHAT,
+    AGENT_RESPONSES,
     CHAT,
     COMPLETIONS,
     CUSTOM,
     EMBEDDINGS,
+    RESPONSES,
     AlertRule,
     Budget,
     Comparison,
@@ -57,10 +60,13 @@ from fleming_sql.types.spending import (
 )
 
 __all__ = [
+    "AGENT_CHAT",
+    "AGENT_RESPONSES",
     "CHAT",
     "COMPLETIONS",
     "CUSTOM",
     "EMBEDDINGS",
+    "RESPONSES",
     "Alert",
     "AlertRule",
     "Answer",

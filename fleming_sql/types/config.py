@@ -22,6 +22,9 @@ Task = Literal[
 CHAT: Final = "llm/v1/chat"
 COMPLETIONS: Final = "llm/v1/completions"
 EMBEDDINGS: Final = "llm/v1/embeddings"
+RESPONSES: Final = "llm/v1/responses"
+AGENT_CHAT: Final = "agent/v1/chat"
+AGENT_RESPONSES: Final = "agent/v1/responses"
 CUSTOM: Final = "custom"
 Routing = Literal["weighted", "sticky", "priority", "least_latency", "least_cost"]
 """How an endpoint picks the entity that it asks first."""

@@ -159,7 +159,7 @@ def test_streaming_is_refused() -> None:
 
 
 def test_another_task_is_refused() -> None:
-    assert "llm/v1/responses" in _problem(replace(_chat(), task="llm/v1/responses"), _entity())
+    assert "custom" in _problem(replace(_chat(), task="custom"), _entity())
 
 
 # ---------------------------------------------------------------- max_tokens

@@ -11,15 +11,20 @@ from hypothesis import strategies as st
 from fleming_sql.jsontext import dumpb, loads
 from fleming_sql.providers.anthropic import Anthropic
 from fleming_sql.providers.base import BadAnswer, Provider
+from fleming_sql.providers.databricks import Databricks
+from fleming_sql.providers.mlflow import MlflowModelServing
 from fleming_sql.providers.openai import OpenAI
 from fleming_sql.providers.openai_moderation import OpenAIModeration
 from fleming_sql.providers.simulated import Simulated
 from fleming_sql.testing import Reply, anthropic_reply, chat_reply
 from fleming_sql.types import (
+    AGENT_CHAT,
+    AGENT_RESPONSES,
     CHAT,
     COMPLETIONS,
     CUSTOM,
     EMBEDDINGS,
+    RESPONSES,
     Answer,
     ModelRequest,
     ResponseFormat,
@@ -27,7 +32,6 @@ from fleming_sql.types import (
     Usage,
 )
 
-_AGENT: Task = "agent/v1/chat"
 _COUNTS = st.none() | st.integers(0, 10**12)
 _NAMES = st.none() | st.text(max_size=20)
 _TIERS = st.none() | st.text(min_size=1, max_size=64)
@@ -65,8 +69,8 @@ _VECTORS = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1
 _MESSAGES = ({"role": "user", "content": "hi"},)
 
 
-@pytest.mark.parametrize("provider", [OpenAI(), Simulated()])
-@pytest.mark.parametrize("task", [CHAT, _AGENT, COMPLETIONS])
+@pytest.mark.parametrize("provider", [OpenAI(), Simulated(), MlflowModelServing(), Databricks()])
+@pytest.mark.parametrize("task", [CHAT, AGENT_CHAT, COMPLETIONS, RESPONSES, AGENT_RESPONSES])
 @given(answer=_texts(_USAGES), wanted=_FORMATS)
 def test_a_text_in_openais_format_is_read_again(
     provider: Provider, task: Task, answer: Answer, wanted: ResponseFormat | None
@@ -86,6 +90,20 @@ def test_embeddings_are_read_again(provider: Provider, answer: Answer) -> None:
 def test_a_text_in_anthropics_format_is_read_again(answer: Answer, wanted: ResponseFormat | None) -> None:
     request = ModelRequest(CHAT, {}, messages=_MESSAGES, response_format=wanted)
     assert _again(Anthropic(), request, answer) == answer
+
+
+@pytest.mark.parametrize("task", [AGENT_CHAT, AGENT_RESPONSES])
+@given(text=st.text(min_size=1), outputs=st.dictionaries(st.text(max_size=5), _JSON, min_size=1, max_size=2))
+def test_what_an_agent_gives_beside_its_text_is_read_again(task: Task, text: str, outputs: dict[str, Any]) -> None:
+    request = ModelRequest(task, {"databricks_options": {"return_trace": True}}, messages=_MESSAGES)
+    answer = Answer({"text": text, "custom_outputs": outputs, "databricks_output": {"trace": {}}}, Usage(1, 2))
+    assert _again(Databricks(), request, answer) == answer
+
+
+@pytest.mark.parametrize("fields", [{"a": 1}, "text", {"inputs": [1, 2]}])
+@given(answer=st.builds(Answer, _JSON, st.just(Usage()), _NAMES))
+def test_what_a_custom_model_predicts_is_read_again(fields: Any, answer: Answer) -> None:
+    assert _again(MlflowModelServing(), ModelRequest(CUSTOM, {}, fields=fields), answer) == answer
 
 
 @given(answer=st.builds(Answer, _JSON, st.just(Usage()), _NAMES))

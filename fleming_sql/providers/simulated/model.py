@@ -10,11 +10,14 @@ from typing import Any, Final
 import numpy as np
 
 from fleming_sql.jsontext import dumps
+from fleming_sql.providers.base import read_usage
+from fleming_sql.providers.openai_responses import render_response
 from fleming_sql.providers.simulated.chance import number, share
 from fleming_sql.providers.simulated.schema import SchemaFiller
 from fleming_sql.providers.simulated.settings import Settings
 from fleming_sql.providers.simulated.vectors import embed
 from fleming_sql.providers.simulated.words import answer_text
+from fleming_sql.types import Answer
 
 _CREATED: Final = 1735689600
 
@@ -24,7 +27,7 @@ class Prompt:
     """What a request asks, in the terms that its answer and its failures depend on."""
 
     kind: str
-    """`chat`, `completions`, `embeddings` or `invocations`."""
+    """`chat`, `responses`, `completions`, `embeddings` or `invocations`."""
     body: Mapping[str, Any]
     key: str
     """All that was asked, as one text."""
@@ -46,10 +49,9 @@ def read_prompt(path: str, body: Any, settings: Settings) -> Prompt:
     seed = body.get("seed")
     seed = seed if isinstance(seed, int) else settings.seed
     if path.endswith("/chat/completions"):
-        texts = [_text(message) for message in body.get("messages") or ()]
-        asked = next((text for role, text in reversed(texts) if role == "user"), "")
-        key = asked if len(texts) == 1 else "\n".join(f"{role}: {text}" for role, text in texts)
-        return Prompt("chat", body, key, asked, seed, model)
+        return _chat_prompt("chat", body, seed, model)
+    if path.endswith("/responses"):
+        return _chat_prompt("responses", _as_chat(body), seed, model)
     if path.endswith("/completions"):
         asked = str(body.get("prompt", ""))
         return Prompt("completions", body, asked, asked, seed, model)
@@ -68,6 +70,9 @@ def answer(prompt: Prompt, settings: Settings) -> dict[str, Any]:
     name = f"simulated/{prompt.model}" if prompt.model else "simulated"
     if prompt.kind == "chat":
         return _chat(prompt, settings, name)
+    if prompt.kind == "responses":
+        text, reason = _said(prompt, settings)
+        return render_response(Answer(text, read_usage(_usage(prompt.key, text)), name, reason))
     if prompt.kind == "completions":
         text, reason = _limited(prompt, answer_text(settings.template, prompt.model, prompt.asked, prompt.seed))
         choices: list[dict[str, Any]] = [{"index": 0, "text": text, "finish_reason": reason}]
@@ -80,17 +85,25 @@ def answer(prompt: Prompt, settings: Settings) -> dict[str, Any]:
     return {"predictions": scores, "model": name}
 
 
+def _chat_prompt(kind: str, body: Mapping[str, Any], seed: int, model: str) -> Prompt:
+    texts = [_text(message) for message in body.get("messages") or ()]
+    asked = next((text for role, text in reversed(texts) if role == "user"), "")
+    key = asked if len(texts) == 1 else "\n".join(f"{role}: {text}" for role, text in texts)
+    return Prompt(kind, body, key, asked, seed, model)
+
+
+def _as_chat(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a request to the Responses API as one for a chat completion, as far as it matters here."""
+    wanted = (body.get("text") or {}).get("format") or {}
+    return {
+        "messages": body.get("input"),
+        "response_format": {**wanted, "json_schema": wanted},
+        "max_tokens": body.get("max_output_tokens"),
+    }
+
+
 def _chat(prompt: Prompt, settings: Settings, name: str) -> dict[str, Any]:
-    wanted = prompt.body.get("response_format") or {}
-    if wanted.get("type") == "json_schema":
-        schema = wanted["json_schema"].get("schema") or {}
-        key = (prompt.seed, prompt.model, prompt.key, dumps(schema))
-        text, reason = dumps(SchemaFiller(schema, prompt.asked, number(*key)).fill()), "stop"
-    elif wanted.get("type") == "json_object":
-        plain = answer_text(settings.template, prompt.model, prompt.asked, prompt.seed)
-        text, reason = dumps({"answer": plain}), "stop"
-    else:
-        text, reason = _limited(prompt, answer_text(settings.template, prompt.model, prompt.asked, prompt.seed))
+    text, reason = _said(prompt, settings)
     return {
         "id": "chatcmpl-simulated",
         "object": "chat.completion",
@@ -99,6 +112,17 @@ def _chat(prompt: Prompt, settings: Settings, name: str) -> dict[str, Any]:
         "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}],
         "usage": _usage(prompt.key, text),
     }
+
+
+def _said(prompt: Prompt, settings: Settings) -> tuple[str, str]:
+    """Return what the model says and why it ends there."""
+    wanted = prompt.body.get("response_format") or {}
+    if wanted.get("type") == "json_schema":
+        schema = wanted["json_schema"].get("schema") or {}
+        key = (prompt.seed, prompt.model, prompt.key, dumps(schema))
+        return dumps(SchemaFiller(schema, prompt.asked, number(*key)).fill()), "stop"
+    text = answer_text(settings.template, prompt.model, prompt.asked, prompt.seed)
+    return (dumps({"answer": text}), "stop") if wanted.get("type") == "json_object" else _limited(prompt, text)
 
 
 def _embeddings(prompt: Prompt, settings: Settings, name: str) -> dict[str, Any]:
