@@ -1,0 +1,1 @@
+"""Tests against real open servers: `make test-peers`."""
