@@ -136,6 +136,7 @@ def test_other_settings_and_other_secrets_are_other_grants(other: tuple[ServedEn
     [
         (HttpReply(401, {}, b'{"error": "no", "error_description": "a hush"}'), "credential", "no: a [REDACTED]"),
         (HttpReply(403, {}, b"plain hush"), "credential", "HTTP 403: plain [REDACTED]"),
+        (HttpReply(400, {"date": "Sat, 01 Jan 2000 00:00:00 GMT"}, b"{}"), "credential", "ahead of"),
         (HttpReply(429, {"retry-after": "7"}, b"{}"), "status", "logging in"),
         (HttpReply(200, {}, b"<html>"), "credential", "HTTP 200: <html>"),
         (HttpReply(200, {}, b'{"no": 1}'), "credential", "it failed with KeyError"),

@@ -450,6 +450,7 @@ def test_an_api_that_nobody_configured_is_told_nothing(unconfigured: None, con: 
         ("https://api.groq.com/openai/v1", "groq"),
         ("https://api.mistral.ai/v1", "mistral_ai"),
         ("https://europe-west4-aiplatform.googleapis.com/v1", "gcp.vertex_ai"),
+        ("https://aiplatform.eu.rep.googleapis.com/v1", "gcp.vertex_ai"),
         ("https://generativelanguage.googleapis.com/v1beta/openai", "gcp.gemini"),
         ("https://api.x.ai/v1", "x_ai"),
         ("https://notx.ai/v1", "openai"),

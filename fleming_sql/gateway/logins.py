@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
+from fleming_sql.policies.clock_skew import told_skew
 from fleming_sql.policies.failures import Failure, shorten
 from fleming_sql.policies.retries import read_retry_after
 from fleming_sql.providers import BadProviderRequest, Provider
@@ -140,6 +141,7 @@ class Logins:
         if reply.status == 429 or reply.status >= 500:
             wait_s = read_retry_after(reply.headers, self._clock.now())
             raise LoginFailed(Failure("status", told.clean(message), status=reply.status, retry_after_s=wait_s))
+        message += told_skew(reply.status, reply.headers, self._clock.now())
         raise told.failed("credential", f"{_host(request.url)} answered with HTTP {reply.status}: {message}")
 
 

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +16,7 @@ from fleming_sql.clock import Clock
 from fleming_sql.credentials import CredentialResolver, secret_reference, secret_references
 from fleming_sql.errors import CredentialError
 from fleming_sql.gateway.logins import LoginFailed, Logins
+from fleming_sql.policies.clock_skew import told_skew
 from fleming_sql.policies.failures import Failure, code_of, shorten
 from fleming_sql.policies.retries import read_retry_after
 from fleming_sql.providers import BadAnswer, BadProviderRequest, Provider, ProviderRegistry
@@ -42,10 +41,6 @@ _HEADERS: Final[Mapping[str, str]] = MappingProxyType(
 )
 _MAX_READ_ERROR: Final = 2000
 _UNAUTHENTICATED: Final = 401
-_PROVE_TIME: Final = frozenset({400, 401, 403})
-"""How servers answer to a signature or a token that is of another time."""
-_MAX_SKEW_S: Final = 240.0
-"""AWS takes signatures that are up to five minutes off; Google's and Microsoft's tokens are as strict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,8 +334,7 @@ class _OneExchange:
         told = (self._response_body or "")[:_MAX_READ_ERROR] if payload is None else payload
         now = self._clock.now()
         message = shorten(provider.read_error(told) or "(no message)")
-        if reply.status in _PROVE_TIME:
-            message += _skew(reply.headers, now)
+        message += told_skew(reply.status, reply.headers, now)
         self._status = provider.read_status(reply.status, told, reply.headers)
         return self._fail_with(
             Failure(
@@ -405,18 +399,3 @@ class Cancelled(asyncio.CancelledError):
         super().__init__()
         self.attempts = attempts
         self.request_body = request_body
-
-
-def _skew(headers: Mapping[str, str], now: datetime) -> str:
-    """Say where this machine's clock is so far from the server's that signatures and tokens are refused."""
-    try:
-        off_s = (now - parsedate_to_datetime(headers["date"])).total_seconds()
-    except (KeyError, ValueError, TypeError):
-        return ""
-    if abs(off_s) < _MAX_SKEW_S:
-        return ""
-    where = "ahead of" if off_s > 0 else "behind"
-    return (
-        f"; this machine's clock is {abs(off_s) / 60:.0f} minutes {where} the server's, and signatures and tokens "
-        "hold for a few minutes only: set the clock"
-    )

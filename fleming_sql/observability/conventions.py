@@ -30,6 +30,7 @@ _PROVIDERS_BY_HOST: Final[Mapping[str, str]] = MappingProxyType(
         "services.ai.azure.com": "azure.ai.inference",
         "api.anthropic.com": "anthropic",
         "aiplatform.googleapis.com": "gcp.vertex_ai",
+        "rep.googleapis.com": "gcp.vertex_ai",  # aiplatform.eu.rep.googleapis.com
         "generativelanguage.googleapis.com": "gcp.gemini",
         "amazonaws.com": "aws.bedrock",
         "cohere.com": "cohere",

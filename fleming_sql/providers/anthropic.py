@@ -36,6 +36,9 @@ class Anthropic(Provider):
 
     tasks: ClassVar[frozenset[str]] = frozenset({CHAT})
     description: ClassVar[str] = "Anthropic's Messages API"
+    public_url: ClassVar[str | None] = BASE_URL
+    credential_variable: ClassVar[str | None] = "ANTHROPIC_API_KEY"
+    documentation_url: ClassVar[str | None] = "https://docs.anthropic.com/en/api/messages"
     secret_keys: ClassVar[tuple[str, ...]] = ("anthropic_api_key",)
     config_keys: ClassVar[frozenset[str]] = frozenset({"anthropic_api_key", "anthropic_version", "anthropic_beta"})
 

@@ -190,7 +190,7 @@ class Provider(ABC):
         if variable is None:
             return "insert one into fleming.credentials"
         row = ", ".join(map(quote_text, (entity.provider, "env", variable)))
-        return f"insert into fleming.credentials (name, source, reference) values ({row})"
+        return f"insert into fleming.credentials (name, source, reference) values ({row})"  # noqa: S608  told, not run
 
     @abstractmethod
     def decode(self, request: ModelRequest, payload: Any) -> Answer:

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from fleming_sql.jsontext import dumpb
-from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider, read_usage, with_parameters
+from fleming_sql.providers.azure import (
+    CONFIG_KEYS,
+    TOKEN,
+    api_type,
+    azure_text,
+    deployment_url,
+    token_request,
+    uses_entra,
+)
+from fleming_sql.providers.base import (
+    BadAnswer,
+    BadProviderRequest,
+    Grant,
+    Provider,
+    SendLogin,
+    read_usage,
+    with_parameters,
+)
+from fleming_sql.providers.oauth import read_token
 from fleming_sql.providers.openai_answers import read_chat, read_completion, read_embeddings
 from fleming_sql.providers.openai_requests import request_body
 from fleming_sql.providers.openai_responses import read_response, render_response, responses_body
+from fleming_sql.providers.provider_config import config_problem as config_problem
+from fleming_sql.providers.provider_config import config_text as config_text
 from fleming_sql.types import (
     AGENT_CHAT,
     AGENT_RESPONSES,
@@ -36,7 +56,6 @@ _PATHS: Final[Mapping[str, str]] = {
     AGENT_RESPONSES: "/responses",
 }
 _RESPONSES: Final = frozenset({RESPONSES, AGENT_RESPONSES})
-_API_TYPES: Final = ("openai", "azure", "azuread")
 _LIMITS: Final = ("max_tokens", "max_completion_tokens")
 _REFUSE_MAX_TOKENS: Final = ("o1", "o3", "o4", "gpt-5")
 """Beginnings of the names of OpenAI models that refuse max_tokens and take max_completion_tokens."""
@@ -53,18 +72,15 @@ class OpenAI(Provider):
     tasks: ClassVar[frozenset[str]] = frozenset(_PATHS)
     description: ClassVar[str] = "OpenAI, Azure OpenAI and any server that speaks OpenAI's wire format"
     secret_keys: ClassVar[tuple[str, ...]] = ("openai_api_key",)
-    config_keys: ClassVar[frozenset[str]] = frozenset(
-        {
-            "openai_api_key",
-            "openai_api_type",
-            "openai_api_base",
-            "openai_api_version",
-            "openai_deployment_name",
-            "openai_organization",
-            "max_tokens_parameter",
-            "max_inputs_per_request",
-        }
-    )
+    config_keys: ClassVar[frozenset[str]] = CONFIG_KEYS | {
+        "openai_api_key",
+        "openai_organization",
+        "max_tokens_parameter",
+        "max_inputs_per_request",
+    }
+    public_url: ClassVar[str | None] = BASE_URL
+    credential_variable: ClassVar[str | None] = "OPENAI_API_KEY"
+    documentation_url: ClassVar[str | None] = "https://platform.openai.com/docs/api-reference"
 
     def encode(self, entity: ServedEntity, request: ModelRequest) -> OutgoingRequest:
         """Put a request into the body of the task's path.
@@ -72,10 +88,11 @@ class OpenAI(Provider):
         Raises:
             BadProviderRequest: The provider_config cannot work, or a parameter has no place.
         """
+        uses_entra(entity)  # says what is wrong with its settings
         model = _model(entity, request.task)
         if request.task in _RESPONSES:
             body = {**model, **responses_body(request)}
-            if _api_type(entity) != "openai" or _is_openai(entity):
+            if api_type(entity) != "openai" or _is_openai(entity):
                 body.setdefault("store", False)  # they would keep it for 30 days; what is kept is the gateway's to say
         else:
             body = with_parameters({**model, **request_body(request)}, _parameters(entity, request.parameters))
@@ -86,11 +103,25 @@ class OpenAI(Provider):
     def authorize(
         self, entity: ServedEntity, outgoing: OutgoingRequest, secrets: Mapping[str, Secret]
     ) -> Mapping[str, str]:
-        """Return `api-key` for Azure, a bearer token for all others."""
+        """Return `api-key` for Azure, a bearer token for all others; one that was lent, where there is one."""
+        if TOKEN in secrets:
+            return {"authorization": f"Bearer {secrets[TOKEN].reveal()}"}
         secret = self.find_secret(secrets)
-        if secret is not None and _api_type(entity) == "azure":
+        if secret is not None and api_type(entity) == "azure":
             return {"api-key": secret.reveal()}
         return super().authorize(entity, outgoing, secrets)
+
+    def logs_in(self, entity: ServedEntity) -> bool:
+        """Return whether the entity is called by a service principal of Microsoft Entra."""
+        return uses_entra(entity)
+
+    async def log_in(self, entity: ServedEntity, secrets: Mapping[str, Secret], send: SendLogin) -> Grant:
+        """Exchange the service principal's secret for a token, which holds for about an hour.
+
+        Raises:
+            LoginRefused: The secret is missing, or the answer has no token.
+        """
+        return read_token(await send(token_request(entity, secrets)), TOKEN)
 
     def requires_credential(self, entity: ServedEntity) -> bool:
         """Return True for OpenAI itself and for Azure; other servers may ask for none."""
@@ -142,38 +173,18 @@ class OpenAI(Provider):
                 f'provider "{entity.provider}" cannot serve the task {task} (table endpoints, column task)'
             )
         base = self.base_url(entity)
-        if _api_type(entity) == "openai":
+        if api_type(entity) == "openai":
             return f"{base}{path}"
         if task in _RESPONSES:
             return f"{base}/openai/v1{path}"
-        deployment, version = (_azure_text(entity, key) for key in ("openai_deployment_name", "openai_api_version"))
-        return f"{base}/openai/deployments/{quote(deployment, safe='')}{path}?api-version={quote(version)}"
-
-
-def config_text(entity: ServedEntity, key: str) -> str | None:
-    """Return a text of the entity's provider_config; an empty one is as good as none.
-
-    Raises:
-        BadProviderRequest: The value is something else than a text.
-    """
-    value = entity.provider_config.get(key)
-    if value is None or isinstance(value, str):
-        return value or None
-    raise config_problem(entity, key, "must be a text")
-
-
-def config_problem(entity: ServedEntity, key: str, problem: str) -> BadProviderRequest:
-    """Return the error for a key of an entity's provider_config."""
-    return BadProviderRequest(
-        f'key "{key}" {problem}: table served_entities, row "{entity.endpoint}/{entity.name}", column provider_config'
-    )
+        return deployment_url(base, entity, path)
 
 
 def _model(entity: ServedEntity, task: str) -> Mapping[str, str]:
     """Return the model as it stands in the body. Azure has it in the path, but for the Responses API."""
-    if _api_type(entity) == "openai":
+    if api_type(entity) == "openai":
         return {"model": entity.model} if entity.model else {}
-    return {"model": _azure_text(entity, "openai_deployment_name")} if task in _RESPONSES else {}
+    return {"model": azure_text(entity, "openai_deployment_name")} if task in _RESPONSES else {}
 
 
 def _parameters(entity: ServedEntity, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -193,24 +204,9 @@ def _parameters(entity: ServedEntity, given: Mapping[str, Any]) -> Mapping[str, 
 
 def _base_url(entity: ServedEntity) -> str:
     base = entity.base_url or config_text(entity, "openai_api_base")
-    if base is None and _api_type(entity) != "openai":
-        base = _azure_text(entity, "openai_api_base")
+    if base is None and api_type(entity) != "openai":
+        base = azure_text(entity, "openai_api_base")
     return (base or BASE_URL).rstrip("/")
-
-
-def _azure_text(entity: ServedEntity, key: str) -> str:
-    value = config_text(entity, key)
-    if value is None:
-        api_type = entity.provider_config["openai_api_type"]
-        raise config_problem(entity, key, f'is missing, and openai_api_type "{api_type}" needs it')
-    return value
-
-
-def _api_type(entity: ServedEntity) -> str:
-    value = config_text(entity, "openai_api_type") or "openai"
-    if value not in _API_TYPES:
-        raise config_problem(entity, "openai_api_type", f'is "{value}" and must be one of {_API_TYPES}')
-    return value
 
 
 def _is_openai(entity: ServedEntity) -> bool:

@@ -29,6 +29,9 @@ class OpenAIModeration(Provider):
 
     tasks: ClassVar[frozenset[str]] = frozenset({CUSTOM})
     description: ClassVar[str] = "OpenAI's moderation endpoint and those of servers that speak the same"
+    public_url: ClassVar[str | None] = BASE_URL
+    credential_variable: ClassVar[str | None] = "OPENAI_API_KEY"
+    documentation_url: ClassVar[str | None] = "https://platform.openai.com/docs/api-reference/moderations"
     secret_keys: ClassVar[tuple[str, ...]] = ("openai_api_key",)
     config_keys: ClassVar[frozenset[str]] = frozenset({"openai_api_key", "openai_organization"})
 

@@ -11,6 +11,7 @@ from typing import Final
 from uuid import uuid4
 
 import duckdb
+import pyarrow as pa
 
 from fleming_sql.errors import ArgumentError, StoreDamaged, StoreError, StoreLocked, StoreTooNew
 from fleming_sql.sqltext import quote_identifier, quote_text
@@ -22,6 +23,7 @@ CATALOG: Final = "fleming"
 MEMORY: Final = ":memory:"
 _DUCKDB_MAGIC: Final = b"DUCK"
 _MAGIC_OFFSET: Final = 8
+_BATCH: Final = "fleming_rows"
 _ROW_GROUP: Final = 2048
 """A checkpoint, one each 16 MB, writes the unfinished row group anew: with DuckDB's 122,880 rows that takes most of the
 time of logging. It is also what a vector holds, so the log's batches are whole row groups, which skip the WAL."""
@@ -86,9 +88,13 @@ def _fill(cursor: duckdb.DuckDBPyConnection, table: str, rows: Sequence[tuple[ob
     if len(held) == len(rows) and all(row in held for row in rows):
         return
     cursor.execute(f"delete from {name}")  # noqa: S608  own names
-    if rows:  # in one statement: one each takes 0.4 ms
-        values = ", ".join(f"({', '.join('?' * len(row))})" for row in rows)
-        cursor.execute(f"insert into {name} values {values}", [value for row in rows for value in row])  # noqa: S608  own names
+    if rows:  # as a table: 76 rows take 2 ms, as 760 bound values 7 ms
+        columns = {f"column{number}": list(values) for number, values in enumerate(zip(*rows, strict=True))}
+        cursor.register(_BATCH, pa.table(columns))
+        try:
+            cursor.execute(f"insert into {name} from {_BATCH}")
+        finally:
+            cursor.unregister(_BATCH)
 
 
 def detach_store(cursor: duckdb.DuckDBPyConnection) -> None:

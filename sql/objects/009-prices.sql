@@ -23,13 +23,13 @@ create or replace macro __is_priced_by(model, priced_model) as
 -- Whether an amount can be charged: NaN, what is endless and what is below 0 are no prices, and NULL is none here.
 create or replace macro __can_be_charged(amount) as coalesce(amount >= 0 and amount < 'inf', true);
 
--- The models that are configured. OpenAI's provider takes its address from its provider_config too.
+-- The models that are configured. Some providers take their address from the provider_config too.
 create or replace macro __configured_models() as table
 select
     endpoint,
     name as served_entity,
     provider,
-    coalesce(base_url, provider_config ->> 'openai_api_base', '') as base_url,
+    coalesce(base_url, provider_config ->> 'openai_api_base', provider_config ->> 'custom_provider_url', '') as base_url,
     model
 from main.served_entities;
 
@@ -51,9 +51,10 @@ from (
 );
 
 -- The rows of model_prices that hold for each of them, numbered as they are: your own for its provider, and until the
--- first of those begins the rows of the price list that its address belongs to, or of the providers whose models that
--- one offers too. All rows of one name of a model go together; a name without * goes first, then the longest. A row
--- with an amount that cannot be charged holds too, and says nothing: no other may take its place.
+-- first of those begins the rows of the price list that its address belongs to, else of the one that its provider has in
+-- the list, or of the providers whose models that one offers too. All rows of one name of a model go together; a name
+-- without * goes first, then the longest. A row with an amount that cannot be charged holds too, and says nothing: no
+-- other may take its place.
 create or replace macro __prices_of_models() as table
 with
 listed as (
@@ -66,9 +67,11 @@ listed as (
                 from main.price_list_providers as l
                 where m.base_url <> '' and regexp_matches(m.base_url, '^(?:' || l.api_pattern || ')')
             ),
+            k.price_list,
             m.provider
         ) as list
     from __priced_models() as m
+    left join main.providers as k on k.name = m.provider
 ),
 places as (
     select number, priced, priced.provider as provider, true as is_own, 0 as place from listed

@@ -1,3 +1,15 @@
+create or replace macro __quoted(text) as '''' || replace(text, '''', '''''') || '''';
+
+-- The provider whose name is the likest to one that is none.
+create or replace macro __nearest_providers() as table
+select
+    s.provider as given,
+    arg_max(p.name, jaro_winkler_similarity(p.name, lower(s.provider))) as provider
+from (select distinct provider from served_entities) as s
+inner join providers as p on jaro_winkler_similarity(p.name, lower(s.provider)) > 0.8
+where s.provider not in (select name from providers)
+group by s.provider;
+
 create or replace macro __problems_of_served_entities() as table
 with
 breaches as (
@@ -15,7 +27,8 @@ breaches as (
                 'provider',
                 p.name is null,
                 'served entity "' || s.name || '" of endpoint "' || s.endpoint || '" names the provider "' || s.provider || '", which does not exist',
-                'change the column provider to one of: ' || known.providers
+                'change the column provider' || coalesce(' (did you mean "' || near.provider || '"?)', '')
+                    || '; fleming.providers has all names'
             ),
             __rule(
                 'provider',
@@ -41,7 +54,13 @@ breaches as (
                 p.needs_credential and s.base_url is null and s.credential is null
                     and not regexp_matches(s.provider_config::varchar, '\{\{secrets/|"openai_api_base"'),
                 'served entity "' || s.name || '" of endpoint "' || s.endpoint || '" has no credential, and provider "' || s.provider || '" needs a credential at its public address',
-                'insert one into fleming.credentials and name it in the column credential'
+                if(
+                    p.credential_variable is null,
+                    'insert one into fleming.credentials and name it in the column credential',
+                    'insert into fleming.credentials (name, source, reference) values (''' || p.name || ''', ''env'', '''
+                        || p.credential_variable || '''); update fleming.served_entities set credential = ''' || p.name
+                        || ''' where endpoint = ' || __quoted(s.endpoint) || ' and name = ' || __quoted(s.name)
+                )
             ),
             __rule(
                 'base_url',
@@ -69,9 +88,9 @@ breaches as (
             )
         ]) as rule
     from served_entities as s
-    cross join (select string_agg(name, ', ' order by name) as providers from providers) as known
     left join endpoints as e on e.name = s.endpoint
     left join providers as p on p.name = s.provider
+    left join __nearest_providers() as near on near.given = s.provider
     left join credentials as c on c.name = s.credential
 ),
 problems as (
@@ -109,13 +128,16 @@ problems as (
         s.endpoint,
         s.endpoint || '/' || s.name,
         'provider_config',
-        'the provider_config of served entity "' || s.name || '" of endpoint "' || s.endpoint || '" holds a secret in the key "' || k.key || '" as plain text',
+        'the provider_config of served entity "' || s.name || '" of endpoint "' || s.endpoint || '" holds a secret in the key "' || substr(k.fullkey, 3) || '" as plain text',
         'insert the secret''s whereabouts into fleming.credentials and write {{secrets/scope/key}} instead'
     from served_entities as s
-    cross join unnest(json_keys(s.provider_config)) as k(key)
+    cross join json_tree(s.provider_config) as k
     where json_type(s.provider_config) = 'OBJECT'
-        and regexp_matches(k.key, '(api_key|api_token|secret|private_key|password)(_plaintext)?$')
-        and not regexp_matches(coalesce(s.provider_config ->> ('/' || k.key), ''), '^\{\{secrets/.+\}\}$')
+        and (
+            regexp_matches(k.key, '(api_key|access_key|private_key|secret|password|token)(_plaintext)?$')
+            or regexp_matches(k.fullkey, '^\$\.api_key_auth\.value(_plaintext)?$')
+        )
+        and not regexp_matches(coalesce(k.value ->> '$', ''), '^\{\{secrets/.+\}\}$')
     union all
     select
         s.endpoint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,15 @@ from hypothesis import strategies as st
 from fleming_sql.jsontext import dumpb, loads
 from fleming_sql.providers.anthropic import Anthropic
 from fleming_sql.providers.base import BadAnswer, Provider
+from fleming_sql.providers.cohere import Cohere
 from fleming_sql.providers.databricks import Databricks
+from fleming_sql.providers.google.gemini import Gemini
+from fleming_sql.providers.google.vertex_ai import VertexAI
 from fleming_sql.providers.mlflow import MlflowModelServing
 from fleming_sql.providers.openai import OpenAI
 from fleming_sql.providers.openai_moderation import OpenAIModeration
+from fleming_sql.providers.openai_preset import OpenAIPreset
+from fleming_sql.providers.presets import read_presets
 from fleming_sql.providers.simulated import Simulated
 from fleming_sql.testing import Reply, anthropic_reply, chat_reply
 from fleming_sql.types import (
@@ -32,6 +38,7 @@ from fleming_sql.types import (
     Usage,
 )
 
+_THINKING = OpenAIPreset(read_presets()["ollama"])
 _COUNTS = st.none() | st.integers(0, 10**12)
 _NAMES = st.none() | st.text(max_size=20)
 _TIERS = st.none() | st.text(min_size=1, max_size=64)
@@ -64,12 +71,29 @@ def _anthropic_usages(draw: st.DrawFn) -> Usage:
     return Usage(sum(parts) if parts else None, draw(_COUNTS), cached, draw(_COUNTS), written, draw(_TIERS))
 
 
+@st.composite
+def _google_usages(draw: st.DrawFn) -> Usage:
+    """Return counts as they are read: thoughts are a part of the output."""
+    written, thoughts = draw(_COUNTS), draw(_COUNTS)
+    parts = [count for count in (written, thoughts) if count is not None]
+    tier = draw(st.sampled_from([None, "standard", "flex", "provisioned_throughput"]))
+    return Usage(draw(_COUNTS), sum(parts) if parts else None, draw(_COUNTS), thoughts, None, tier)
+
+
+@st.composite
+def _cohere_usages(draw: st.DrawFn) -> Usage:
+    """Return counts as they are read: no more of the input was found in the cache than there is."""
+    given = draw(_COUNTS)
+    cached = draw(_COUNTS if given is None else st.none() | st.integers(0, given))
+    return Usage(given, None if given is None else draw(_COUNTS), cached)
+
+
 _USAGES = st.builds(Usage, _COUNTS, _COUNTS, _COUNTS, _COUNTS, _COUNTS, _TIERS)
 _VECTORS = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=4)
 _MESSAGES = ({"role": "user", "content": "hi"},)
 
 
-@pytest.mark.parametrize("provider", [OpenAI(), Simulated(), MlflowModelServing(), Databricks()])
+@pytest.mark.parametrize("provider", [OpenAI(), Simulated(), MlflowModelServing(), Databricks(), _THINKING])
 @pytest.mark.parametrize("task", [CHAT, AGENT_CHAT, COMPLETIONS, RESPONSES, AGENT_RESPONSES])
 @given(answer=_texts(_USAGES), wanted=_FORMATS)
 def test_a_text_in_openais_format_is_read_again(
@@ -98,6 +122,31 @@ def test_what_an_agent_gives_beside_its_text_is_read_again(task: Task, text: str
     request = ModelRequest(task, {"databricks_options": {"return_trace": True}}, messages=_MESSAGES)
     answer = Answer({"text": text, "custom_outputs": outputs, "databricks_output": {"trace": {}}}, Usage(1, 2))
     assert _again(Databricks(), request, answer) == answer
+
+
+@pytest.mark.parametrize("provider", [Gemini(), VertexAI()])
+@given(answer=_texts(_google_usages()), wanted=_FORMATS)
+def test_a_text_in_googles_format_is_read_again(
+    provider: Provider, answer: Answer, wanted: ResponseFormat | None
+) -> None:
+    request = ModelRequest(CHAT, {}, messages=_MESSAGES, response_format=wanted)
+    assert _again(provider, request, answer) == answer
+
+
+@given(answer=_texts(_cohere_usages()))
+def test_a_text_in_coheres_format_is_read_again_but_for_the_model(answer: Answer) -> None:
+    request = ModelRequest(CHAT, {}, messages=_MESSAGES)
+    assert _again(Cohere(), request, answer) == replace(answer, model=None)
+
+
+@pytest.mark.parametrize("provider", [Gemini(), VertexAI(), Cohere()])
+@given(vectors=st.lists(_VECTORS, min_size=1, max_size=3), tokens=_COUNTS)
+def test_embeddings_of_google_and_cohere_are_read_again(
+    provider: Provider, vectors: list[list[float]], tokens: int | None
+) -> None:
+    request = ModelRequest(EMBEDDINGS, {}, inputs=("text",) * len(vectors))
+    answer = Answer(vectors, Usage(input_tokens=tokens))
+    assert _again(provider, request, answer) == answer
 
 
 @pytest.mark.parametrize("fields", [{"a": 1}, "text", {"inputs": [1, 2]}])
@@ -162,7 +211,7 @@ def test_what_anthropic_charges_by_is_read_again(extra: dict[str, Any]) -> None:
     assert _again(Anthropic(), request, answer).usage == answer.usage
 
 
-@pytest.mark.parametrize("provider", [OpenAI(), Anthropic()])
+@pytest.mark.parametrize("provider", [OpenAI(), Anthropic(), Gemini(), Cohere()])
 def test_an_empty_text_that_was_filtered_stays_no_answer(provider: Provider) -> None:
     with pytest.raises(BadAnswer):
         _again(provider, ModelRequest(CHAT, {}, messages=_MESSAGES), Answer("", Usage(), None, "content_filter"))

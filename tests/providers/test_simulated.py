@@ -344,7 +344,8 @@ _NAMES = st.sampled_from(
 
 
 def _numbers(kind: str) -> st.SearchStrategy[dict[str, Any]]:
-    bound = st.integers(-1000, 1000) if kind == "integer" else st.floats(-1e3, 1e3).map(lambda x: round(x, 3))
+    fractions = st.floats(-1e3, 1e3).map(lambda x: round(x, 3))
+    bound: st.SearchStrategy[float] = st.integers(-1000, 1000) if kind == "integer" else fractions
 
     def bounded(low: Any, width: int, keys: tuple[str, str]) -> dict[str, Any]:
         return {"type": kind, keys[0]: low, keys[1]: low + width}

@@ -27,6 +27,9 @@ class Simulated(OpenAI):
 
     tasks: ClassVar[frozenset[str]] = OpenAI.tasks | {CUSTOM}
     description: ClassVar[str] = "Made-up answers without a network, for trying things out; failures on demand"
+    public_url: ClassVar[str | None] = None
+    credential_variable: ClassVar[str | None] = None
+    documentation_url: ClassVar[str | None] = None
     secret_keys: ClassVar[tuple[str, ...]] = ()
     config_keys: ClassVar[frozenset[str]] = frozenset({"max_inputs_per_request"})
     # dimensions and seed are request parameters as well, which the simulated model reads from its requests.
