@@ -11,6 +11,8 @@ from conftest import AddEndpoint, Serve
 
 import fleming_sql
 from fleming_sql import Connection, FlemingError
+from fleming_sql.providers import PROVIDERS
+from fleming_sql.providers.presets import read_presets
 from fleming_sql.store.catalog import attached_path
 from fleming_sql.store.files import read_files
 from fleming_sql.store.migrations import applied, frozen, hashes, migrate
@@ -168,12 +170,9 @@ def test_all_columns_of_views_carry_comments(con: Connection) -> None:
 
 
 def test_providers_lists_what_is_registered(con: Connection) -> None:
-    assert con.execute("select name from fleming.providers order by 1").fetchall() == [
-        ("anthropic",),
-        ("openai",),
-        ("openai-moderation",),
-        ("simulated",),
-    ]
+    names = con.execute("select name from fleming.providers order by 1").fetchall()
+
+    assert names == [(name,) for name in sorted({*PROVIDERS, *read_presets()})]
 
 
 def schema(con: Any) -> list[Any]:

@@ -15,9 +15,11 @@ import httpx
 
 from fleming_sql.clock import Clock
 from fleming_sql.connection.functions import Slot
+from fleming_sql.connection.labels import UsageContext, check_labels
 from fleming_sql.connection.macros import drop, make_visible
 from fleming_sql.connection.registry import REGISTRY
 from fleming_sql.connection.session import Session, default_user
+from fleming_sql.connection.tracing import TracedCall, trace_call
 from fleming_sql.errors import ArgumentError, StoreError
 from fleming_sql.store.catalog import CATALOG, MEMORY, attached_path, check_path, is_store
 from fleming_sql.transport import Transport
@@ -39,12 +41,16 @@ class Connection:
         ...     con.sql("select ai_query('chat', 'Hello')").fetchall()
     """
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, session: Session, caller: Caller) -> None:
+    def __init__(
+        self, con: duckdb.DuckDBPyConnection, session: Session, caller: Caller, progress: bool | None = None
+    ) -> None:
         self._con = con
         self._session = session
         self._caller = caller
+        self._progress = progress
         self._id = _connection_id(con)
         session.register(self._id, caller, settles=True)
+        session.progress.choose(self._id, progress)
         # Tied to DuckDB's object and not to this one: `con.cursor().execute(…)` drops this one before it executes.
         self._released = weakref.finalize(con, _release, session, self._id)
 
@@ -55,16 +61,62 @@ class Connection:
         self._session.settle()
         return self._con
 
+    @property
+    def usage_context(self) -> Mapping[str, str]:
+        """The labels that calls have beside their own `usageContext`, which wins; settable, for the next statement on.
+
+        A cursor begins with the labels of the connection that it is made from.
+
+        Raises:
+            ArgumentError: They are not texts.
+        """
+        return dict(self._session.labels.of(self._id))
+
+    @usage_context.setter
+    def usage_context(self, context: UsageContext) -> None:
+        self._session.labels.choose(self._id, check_labels(context))
+
     def cursor(self) -> Connection:
         """Return another connection to the same database, for another thread; the caller stays the same."""
         self._session.check_usable()
         cursor = self._con.cursor()
         make_visible(cursor, self._session)
-        connection = Connection(cursor, self._session, self._caller)
+        connection = Connection(cursor, self._session, self._caller, self._progress)
+        self._session.labels.choose(connection._id, self._session.labels.chosen(self._id))
         self._session.adopt(self._id, connection._id)
         return connection
 
     duplicate = cursor
+
+    def trace(
+        self,
+        endpoint: str,
+        request: Any,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        usage_context: Mapping[str, str] | None = None,
+        cache: bool = True,
+    ) -> TracedCall:
+        """Make one call as `ai_query` does, and return it with what each step decided; it is logged as any other.
+
+        Args:
+            endpoint: Its name.
+            request: A text, or an object such as `{"messages": […]}`.
+            parameters: As `modelParameters`.
+            usage_context: As `usageContext`.
+            cache: Whether an earlier answer may be given again.
+
+        Raises:
+            ArgumentError: An argument is wrong. A call that fails is no exception: the error is in the result.
+
+        Example:
+            >>> for step in con.trace("chat", "Hello").steps:
+            ...     print(step.name, step.decision, step.took_ms)
+        """
+        self._session.check_usable()
+        return trace_call(
+            self._con, self._session, endpoint, request, parameters=parameters, usage_context=usage_context, cache=cache
+        )
 
     def interrupt(self) -> None:
         """Stop the running statement: nothing more is sent, and calls under way are broken off and logged."""
@@ -124,9 +176,11 @@ def connect(
     read_only: bool = False,
     config: Mapping[str, Any] | None = None,
     *,
+    usage_context: UsageContext | None = None,
     transport: Transport | httpx.AsyncBaseTransport | None = None,
     clock: Clock | None = None,
     on_alert: Callable[[Alert], None] | None = None,
+    progress: bool | None = None,
 ) -> Connection:
     """Open a DuckDB database with a gateway.
 
@@ -138,11 +192,16 @@ def connect(
         groups: The groups of that user.
         read_only: Opens the database, not the store, for reading only.
         config: DuckDB's own settings, as `duckdb.connect` takes them.
+        usage_context: Labels that the connection's calls have in the log, below those of each call's own
+            `usageContext`; or a function that returns them, which is asked once for each statement, on any thread.
         transport: Sends the requests: one of this package, or any httpx transport; by default a pool of
             kept-alive connections.
         clock: Time and chance, for tests.
         on_alert: Called with each alert that is raised while the gateway is open, on a thread of the gateway's, once it
             is in `fleming.serving.alerts`. What it raises is logged.
+        progress: Whether statements with calls show how far they are, once they take longer than a second. None shows
+            it in terminals and notebooks, not in pipes, files and CI; True wherever the standard error stream is a
+            terminal; False nowhere.
 
     Raises:
         StoreError: The store cannot be opened.
@@ -152,6 +211,7 @@ def connect(
         >>> con = connect("warehouse.duckdb", user="ada")
     """
     _check_database(database, gateway)
+    labels = check_labels(usage_context)
     root = duckdb.connect(str(database), read_only=read_only, config=dict(config or {}))
     caller = _caller(user, groups)
     try:
@@ -165,7 +225,9 @@ def connect(
             session.keep(root)
             con = root.cursor()
         make_visible(con, session)
-        return Connection(con, session, caller)
+        connection = Connection(con, session, caller, progress)
+        session.labels.choose(connection._id, labels)
+        return connection
     except BaseException:
         root.close()
         raise
@@ -177,9 +239,11 @@ def attach(
     user: str | None = None,
     groups: Iterable[str] = (),
     *,
+    usage_context: UsageContext | None = None,
     transport: Transport | httpx.AsyncBaseTransport | None = None,
     clock: Clock | None = None,
     on_alert: Callable[[Alert], None] | None = None,
+    progress: bool | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Give the DuckDB instance behind `con` a gateway, and return `con`. Doing it again does nothing.
 
@@ -190,9 +254,12 @@ def attach(
         gateway: As for `connect`.
         user: As for `connect`.
         groups: As for `connect`.
+        usage_context: As for `connect`. Given again it is changed, for `con`; other bare connections of the instance
+            have the labels that came with its gateway.
         transport: As for `connect`.
         clock: As for `connect`.
         on_alert: As for `connect`.
+        progress: As for `connect`; counts for all bare connections of the instance.
 
     Raises:
         StoreError: The store cannot be opened, or the instance has a gateway with another store.
@@ -204,23 +271,54 @@ def attach(
             "DATATYPE_MISMATCH",
             f"attach takes a DuckDB connection, not {type(con).__name__}: use fleming_sql.connect for a path",
         )
-    caller = _caller(user, groups)
-    session, _ = _attach(con, gateway, caller, transport, clock)
+    caller, labels = _caller(user, groups), check_labels(usage_context)
+    session, is_new = _attach(con, gateway, caller, transport, clock)
     if on_alert is not None:
         session.upkeep.alerts.listen(on_alert)
-    session.register(_connection_id(con), caller)
+    connection_id = _connection_id(con)
+    session.register(connection_id, caller)
+    session.labels.choose(connection_id, labels)
+    if is_new:
+        session.labels.choose_for_others(labels)
+    session.progress.choose_for_others(progress)
     session.pin()
     make_visible(con, session)
     return con
 
 
+def interrupt(con: duckdb.DuckDBPyConnection) -> None:
+    """Stop the statements of the instance behind `con` that make calls: those under way are broken off and logged.
+
+    DuckDB's own `con.interrupt()` stops a statement only once its vector of rows has been answered. For a connection
+    that is closed or has no gateway it does nothing.
+    """
+    try:
+        cursor = con.cursor()
+    except duckdb.ConnectionException:
+        return
+    try:
+        slot = REGISTRY.find(cursor)
+        if slot is not None and slot.session is not None:
+            slot.session.engine.cancel()
+    finally:
+        cursor.close()
+
+
 def detach(con: duckdb.DuckDBPyConnection | Connection) -> None:
     """Take the gateway away from the instance behind `con`: log written, thread ended, store closed.
 
-    Doing it again, or for a connection that has none, does nothing.
+    Doing it again, or for a connection that has none, does nothing. If `con` is the one that the gateway was attached
+    through and was closed before, what is left of the gateway ends.
     """
     bare = con.duckdb if isinstance(con, Connection) else con
-    cursor = bare.cursor()
+    with REGISTRY.lock:
+        for session in REGISTRY.sessions():
+            if session.was_left_by(bare):
+                session.close()
+    try:
+        cursor = bare.cursor()
+    except duckdb.ConnectionException:  # closed, and its gateway with it
+        return
     try:
         with REGISTRY.lock:
             slot = REGISTRY.find(cursor)

@@ -20,6 +20,7 @@ from duckdb.func import ARROW, SPECIAL
 
 from fleming_sql import jsontext
 from fleming_sql.connection.config_checks import ConfigChecks
+from fleming_sql.connection.labels import Labels
 from fleming_sql.connection.session import Session
 from fleming_sql.errors import ArgumentError, GatewayClosed, StoreError
 from fleming_sql.gateway.batch import Batch, RowCall
@@ -133,6 +134,7 @@ class AiQueryFunctions:
         session = self._slot.current()
         self._slot.on_bind()
         session.observation.on_bind()
+        session.progress.on_bind()
         checked = read_options(options)
         task = None if checked.return_type is not None else session.task(endpoint or "")
         kind = result_type(task, checked, is_list=is_list)
@@ -170,7 +172,8 @@ class AiQueryFunctions:
         with session.batch(connection, query) as batch:
             plan_of = cache(partial(session.plan, session.snapshot_for(connection, query)))
             columns = map(_values, (endpoint, options, types, request, usage_context, files))
-            rows = [_row(plan_of, *values) for values in zip(*columns, strict=True)]
+            labels = session.labels_for(connection, query)
+            rows = [_row(plan_of, labels, *values) for values in zip(*columns, strict=True)]
             outcomes = _run(session, batch, rows, connection)
         return pa.array([_to_json(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)], pa.string())
 
@@ -184,6 +187,7 @@ def _run(session: Session, batch: Batch, rows: list[RowCall | None], connection_
 
 def _row(
     plan_of: Callable[[str, str, str], Plan],
+    labels: Labels,
     endpoint: str | None,
     options: str,
     types: str,
@@ -196,7 +200,8 @@ def _row(
     if endpoint is None:
         raise ArgumentError("AI_FUNCTION_UNSUPPORTED_REQUEST", "the argument endpoint is NULL: name an endpoint")
     plan = plan_of(endpoint, options, types)
-    return RowCall(plan, CallInput(request, file, read_usage_context(usage_context)))
+    own = read_usage_context(usage_context)
+    return RowCall(plan, CallInput(request, file, {**labels, **own} if labels else own))
 
 
 def _values(column: Column) -> Iterable[Any]:

@@ -68,6 +68,7 @@ class Registry:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         for session in self.sessions():
             session.engine.cancel()
+            session.progress.stop()
         signal.default_int_handler(number, frame)
 
     def abandon_all(self) -> None:

@@ -8,7 +8,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import uuid4
@@ -18,6 +18,8 @@ import duckdb
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
 from fleming_sql.connection.config_checks import described
+from fleming_sql.connection.labels import ConnectionLabels, Labels
+from fleming_sql.connection.metering import Meter
 from fleming_sql.connection.observation import Observation
 from fleming_sql.connection.recall import Recall, RecallForGuardrails
 from fleming_sql.connection.upkeep import Upkeep
@@ -30,6 +32,7 @@ from fleming_sql.gateway.plan import Plan, make_plan, unknown_endpoint
 from fleming_sql.gateway.policy_batches import PolicyEvaluator
 from fleming_sql.gateway.reports import Reporter
 from fleming_sql.policies.options import check_argument_types, read_options
+from fleming_sql.progress import Bar, Watch
 from fleming_sql.providers import ProviderRegistry
 from fleming_sql.store.answers import StoredAnswers
 from fleming_sql.store.catalog import CATALOG, MEMORY, detach_store, open_store
@@ -61,7 +64,11 @@ class _Running:
     """A statement that has sent rows."""
 
     snapshot: Snapshot
+    labels: Labels
+    """What its connection adds to each call's own labels."""
     tally: Tally
+    bar: Bar | None
+    """Shows the user how far it is."""
 
 
 class Session:
@@ -122,6 +129,10 @@ class Session:
         )
         self.observation = Observation(self.gateway, providers)
         """Tells OpenTelemetry of the calls, where the process has it configured."""
+        self.labels = ConnectionLabels()
+        """Which labels the calls of each connection have."""
+        self.progress = Watch()
+        """Shows how far statements are."""
         self._recall = Recall(self._answers, self.gateway, self._clock)
         self.gateway.recall = RecallForGuardrails(self._recall).find
         self._reporter = Reporter(self.gateway.delivery, self.gateway.limiter, self._batches, self._clock)
@@ -207,6 +218,10 @@ class Session:
             return False
         return self._log.is_open()
 
+    def was_left_by(self, con: duckdb.DuckDBPyConnection) -> bool:
+        """Return whether `con` is the connection that this was attached through, and has been closed."""
+        return con is self._con and not self.alive()
+
     def pin(self) -> None:
         """Keep the gateway open however many connections close, until it is detached."""
         self._pinned = True
@@ -216,6 +231,8 @@ class Session:
         self._callers.pop(connection_id, None)
         self._settling.discard(connection_id)
         self.observation.on_close(connection_id)
+        self.progress.forget(connection_id)
+        self.labels.forget(connection_id)
         self.cancel(connection_id)
         return not self._callers and not self._pinned
 
@@ -227,6 +244,10 @@ class Session:
         """Return the configuration that a statement sees: as committed when its first rows came."""
         return self._running(connection_id, query_id).snapshot
 
+    def labels_for(self, connection_id: int, query_id: int) -> Labels:
+        """Return the labels that a statement's calls have where they say nothing else."""
+        return self._running(connection_id, query_id).labels
+
     def _running(self, connection_id: int, query_id: int) -> _Running:
         key = (connection_id, query_id)
         with self._lock:
@@ -234,7 +255,9 @@ class Session:
             if known is not None:
                 self._statements.move_to_end(key)  # it runs: those that no vector came from for long are dropped
             else:
-                known = self._statements[key] = _Running(self._config.snapshot(), Tally(self._clock.now()))
+                snapshot, tally = self._config.snapshot(), Tally(self._clock.now())
+                bar = self.progress.bar(connection_id, Meter(tally, snapshot).read)
+                known = self._statements[key] = _Running(snapshot, self.labels.of(connection_id), tally, bar)
                 self._log.configure(known.snapshot.settings)
                 self.upkeep.look(known.snapshot)
                 if len(self._statements) > _STATEMENTS_KEPT:
@@ -309,11 +332,20 @@ class Session:
         """Make the batch of one vector, which an interrupt of its connection cancels from now on."""
         self._log.check()
         caller = self._caller_of(connection_id)
-        tally = self._running(connection_id, query_id).tally
-        batch = Batch(self.gateway, f"{self._id}-{connection_id}-{query_id}", caller, tally)
+        running = self._running(connection_id, query_id)
+        batch = Batch(self.gateway, self._statement_id(connection_id, query_id), caller, running.tally)
         self.observation.on_rows(batch.statement.id, connection_id)
-        with self._engine.owned(batch, connection_id):
+        with self._engine.owned(batch, connection_id), running.bar or nullcontext():
             yield batch
+
+    def _statement_id(self, connection_id: int, query_id: int) -> str:
+        return f"{self._id}-{connection_id}-{query_id}"
+
+    def statements_of(self, connection_id: int) -> Sequence[str]:
+        """Return the ids of a connection's latest statements that made calls, as the log has them."""
+        with self._lock:
+            keys = [key for key in self._statements if key[0] == connection_id]
+        return [self._statement_id(*key) for key in keys]
 
     def run(self, batch: Batch, rows: Sequence[RowCall | None], connection_id: int) -> list[Outcome | None]:
         """Make the calls of one vector and return their outcomes once all are logged."""
@@ -388,6 +420,7 @@ class Session:
             return
         self._engine.close(self.gateway.aclose)
         self.upkeep.worker.close()
+        self.progress.close()
         self.observation.flush()
         try:
             self._log.close()

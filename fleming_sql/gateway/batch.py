@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,7 +15,8 @@ from fleming_sql.errors import CallCancelled
 from fleming_sql.gateway.checkpoint import Screened
 from fleming_sql.gateway.pipeline import Gateway, Outcome
 from fleming_sql.gateway.plan import CallInput, Plan, Statement
-from fleming_sql.types import Caller, StoredAnswer
+from fleming_sql.gateway.trace import Trace
+from fleming_sql.types import Caller, CallRecord, StoredAnswer
 
 _WORKER: Final[ContextVar[asyncio.Task[Any] | None]] = ContextVar("fleming_sql_worker", default=None)
 
@@ -31,12 +32,54 @@ class RowCall:
 
 
 @dataclass(slots=True)
+class Consumed:
+    """What calls that are priced alike have consumed."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, record: CallRecord) -> None:
+        """Count a call."""
+        self.calls += 1
+        self.input_tokens += record.input_token_count or 0
+        self.output_tokens += record.output_token_count or 0
+        self.cached_input_tokens += record.cached_input_token_count or 0
+        self.cache_write_tokens += record.cache_write_token_count or 0
+        self.seconds += record.execution_duration_ms / 1000
+
+
+@dataclass(slots=True)
 class Tally:
     """What a statement has done so far, over all its vectors."""
 
     started_at: datetime
+    known: int = 0
+    """Calls of the vectors that have come."""
     done: int = 0
     failed: int = 0
+    reused: int = 0
+    consumed: dict[tuple[str, str, str | None], Consumed] = field(default_factory=dict)
+    """By endpoint, id of the served entity and service tier."""
+
+    def count(self, outcome: Outcome, rows: int) -> None:
+        """Count a call that has ended.
+
+        Args:
+            outcome: How.
+            rows: How many identical ones it stands for.
+        """
+        record = outcome.record
+        self.done += rows
+        self.reused += rows if record.cache_hit else rows - 1
+        if outcome.error is not None:
+            self.failed += rows
+        if record.served_entity_id is not None and not record.cache_hit:
+            key = (record.endpoint_name, record.served_entity_id, record.service_tier)
+            self.consumed.setdefault(key, Consumed()).add(record)
 
 
 class Batch:
@@ -78,6 +121,10 @@ class Batch:
         """How many rows of this vector have no answer yet."""
         return sum(1 for row, outcome in zip(self._rows, self._outcomes, strict=True) if row and outcome is None)
 
+    def trace_into(self, trace: Trace) -> None:
+        """Take down what the steps of the calls decide; for a batch of one row."""
+        self._statement = replace(self._statement, trace=trace)
+
     def fill(self, rows: Sequence[RowCall | None]) -> None:
         """Give the rows in their order; None stands for a NULL request, which is no call."""
         self._rows = rows
@@ -106,6 +153,7 @@ class Batch:
 
     async def _run_workers(self) -> None:
         self._waiting.extend(self._groups())
+        self.tally.known += sum(map(len, self._waiting))
         await self._screen()
         self._statement = replace(self._statement, paced=len(self._waiting) > 1)
         self._workers = [asyncio.create_task(self._work()) for _ in range(self._width())]
@@ -167,9 +215,7 @@ class Batch:
         for position in positions[1:]:
             self._gateway.repeat(row.plan, self._row(position).asked, self._statement, outcome)
             self._outcomes[position] = outcome
-        self.tally.done += len(positions)
-        if outcome.error is not None:
-            self.tally.failed += len(positions)
+        self.tally.count(outcome, len(positions))
         if outcome.error is not None and row.plan.options.fail_on_error:
             self._stop()
 

@@ -144,6 +144,11 @@ class Ledger:
         """Return whether these budgets are the ones it goes by. Any thread may ask."""
         return self._snapshot is snapshot or not (self._snapshot.budgets or snapshot.budgets)
 
+    def counting(self, reservation: Reservation) -> list[tuple[Budget, str | None, float]]:
+        """Return the budgets that count a call, each with whose spending it is and what was spent so far."""
+        found = self._budgets_of(reservation)
+        return [(met.budget, met.subject, self._counter(met.budget, met.subject).spent_usd) for met in found]
+
     def knows(self, budget: Budget) -> bool:
         """Return whether it counts what a budget counts. Any thread may ask."""
         return key_of(budget) in self._by_key

@@ -125,6 +125,8 @@ class Checkpoint:
                 await progress.guarded(running)
         finally:
             progress.results += screening.results
+            if progress.trace is not None:
+                progress.trace.note_guardrails(screening.results)
 
     def _blocked_request(
         self, plan: Plan, prompt: Prompt, screening: Screening, block: Block, progress: CallInProgress

@@ -7,6 +7,7 @@ One deadline and one budget hold for all of it. What to do next is decided in `p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -105,6 +106,8 @@ class Delivery:
         """
         step = self._first(snapshot, endpoint, progress)
         after = None if progress.entity is None else "INVALID_RESPONSE"
+        if progress.trace is not None:
+            progress.trace.note_route(endpoint, self.board.allowed(endpoint, snapshot.credentials), step)
         while True:
             entity = progress.entity = step.entity
             allowed = self.board.allowed(endpoint, snapshot.credentials)
@@ -116,11 +119,14 @@ class Delivery:
                 step = self._instead(snapshot, endpoint, step, progress, tries)
             except ExchangeFailed as error:
                 progress.failed_with(error)
+                self._trace(request, error, progress)
                 for failed in (error, *error.others):
                     tries.failed(failed.entity, failed.failure, self._clock.monotonic())
                 after = code_of(error.failure)
                 progress.last_error = to_call_error(error.failure, entity, progress.request_id, progress.failures)
                 following = self._next(snapshot, endpoint, progress, tries)
+                if progress.trace is not None:
+                    progress.trace.note_next(following)
                 if following is None:
                     raise progress.last_error from None
                 step = following
@@ -128,8 +134,19 @@ class Delivery:
                     await progress.idle(self._clock.sleep(step.wait_s))
             else:
                 progress.tried(exchange)
+                self._trace(request, exchange, progress)
                 progress.entity = exchange.entity
                 return exchange
+
+    def _trace(self, request: ModelRequest, exchange: Exchange | ExchangeFailed, progress: CallInProgress) -> None:
+        """Take down what was sent, for those who trace the call."""
+        if progress.trace is None:
+            return
+        entity, url = exchange.entity, ""
+        with suppress(Exception):  # what cannot be built has no address
+            url = self._upstream.provider(entity).encode(entity, self._for_entity(entity, request)).url
+        failure = exchange.failure.message if isinstance(exchange, ExchangeFailed) else None
+        progress.trace.note_attempts(exchange.attempts, entity, url, failure)
 
     def waiting(self, statement: str) -> int:
         """Return how many calls of a statement wait for a place at an endpoint or an entity."""

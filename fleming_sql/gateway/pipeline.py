@@ -171,6 +171,7 @@ class Gateway:
         if progress.reservation is not None:
             self.ledger.settle(progress.reservation, *progress.bill(record))
         self._log(record)
+        progress.trace_end(record)
         if self.observe is not None:
             self.observe(record, progress.facts())
 
@@ -215,13 +216,17 @@ class Gateway:
         refusal = plan.refuse(progress.caller, progress.request_id, is_permitted=progress.guarding is not None)
         if refusal:
             raise refusal
-        endpoint = plan.endpoint
+        endpoint, trace = plan.endpoint, progress.trace
         assert endpoint is not None  # noqa: S101  a plan without an endpoint refuses
+        if trace is not None:
+            trace.note_permission(plan, progress.caller)
         prompt = self._read(plan, endpoint, asked, progress, screened)
         if plan.guards.input:
             prompt = await self.checkpoint.pass_request(plan, prompt, progress, screened)
         # A request given as a STRUCT may bring a temperature of its own.
         reusable = plan.reusable and is_reusable(endpoint.task, prompt.request.parameters)
+        if trace is not None:
+            trace.note_reuse(plan, reusable=reusable)
         if reusable:
             made, reused = await self._reused_or_made(plan, endpoint, prompt, progress, stored)
         else:
@@ -242,6 +247,8 @@ class Gateway:
         reuse, ttl_s = self._reuse, float(endpoint.cache_ttl_seconds or 0)
         while True:
             found = await reuse.find(progress.key) or await self._revived(plan, endpoint, prompt, progress, stored)
+            if progress.trace is not None:
+                progress.trace.note_found(found, stored)
             if found is not None:
                 return found, True
             admission = await self._admit(endpoint, prompt, progress)
@@ -323,6 +330,14 @@ class Gateway:
         """
         # Not before reuse: an answer that was given before costs nothing, so it is within every budget.
         await self._reserve(endpoint, prompt, progress)
+        if progress.trace is not None and progress.reservation is not None:
+            progress.trace.note_budgets(self.ledger.counting(progress.reservation))
+        admission = await self._within_limits(endpoint, prompt, progress)
+        if progress.trace is not None:
+            progress.trace.note_limits(progress.access.requirements, self.limiter, progress.limited_s)
+        return admission
+
+    async def _within_limits(self, endpoint: Endpoint, prompt: Prompt, progress: CallInProgress) -> Admission | None:
         needed = progress.access.requirements
         if not needed and endpoint.routing != "least_cost":
             return None

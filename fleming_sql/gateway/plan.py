@@ -13,18 +13,31 @@ from fleming_sql import jsontext
 from fleming_sql.errors import ArgumentError, CallError
 from fleming_sql.gateway.fairness import Flow
 from fleming_sql.gateway.guards import NO_GUARDS, Guards
+from fleming_sql.gateway.trace import Trace
 from fleming_sql.policies.access import identify, refuse
 from fleming_sql.policies.answers import AnswerChecker
 from fleming_sql.policies.limits import Requirement, requirements
 from fleming_sql.policies.options import result_type
 from fleming_sql.policies.parameters import is_reusable
 from fleming_sql.policies.requests import Prompt, read_request
-from fleming_sql.types import CUSTOM, EMBEDDINGS, Caller, CallOptions, Endpoint, Snapshot
+from fleming_sql.types import (
+    AGENT_CHAT,
+    AGENT_RESPONSES,
+    CHAT,
+    CUSTOM,
+    EMBEDDINGS,
+    RESPONSES,
+    Caller,
+    CallOptions,
+    Endpoint,
+    Snapshot,
+)
 
 _EMBEDDINGS_AT_ONCE: Final = 4096
 """Calls, not requests: many of them share one."""
 _CALLERS_KEPT: Final = 1024
-_CHAT_ONLY: Final = frozenset({"llm/v1/chat", "agent/v1/chat"})
+_TALK: Final = frozenset({CHAT, RESPONSES, AGENT_CHAT, AGENT_RESPONSES})
+"""Tasks whose answers may be asked for in a form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +54,8 @@ class Statement:
     """While it is held, an answer that has come is dealt with to the end, though the statement sends no more."""
     paced: bool = True
     """Whether its calls are many: they go at the pace of the rate limits; a single one takes what room there is."""
+    trace: Trace | None = None
+    """Takes down what the steps of its call decide; of a statement of one call."""
 
     @property
     def flow(self) -> Flow:
@@ -219,10 +234,11 @@ def _check_task(endpoint: Endpoint, options: CallOptions) -> None:
             f'modelParameters go to chat, completions and embeddings endpoints; "{endpoint.name}" serves a custom '
             "model, whose inputs go into the request",
         )
-    if options.response_format is not None and endpoint.task not in _CHAT_ONLY:
+    if options.response_format is not None and endpoint.task not in _TALK:
         raise ArgumentError(
             "AI_FUNCTION_UNSUPPORTED_RESPONSE_FORMAT",
-            f'responseFormat goes to chat endpoints, and the task of "{endpoint.name}" is {endpoint.task}',
+            f'responseFormat goes to chat, responses and agent endpoints, and the task of "{endpoint.name}" is '
+            f"{endpoint.task}",
         )
 
 

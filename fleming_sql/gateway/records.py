@@ -13,6 +13,7 @@ from fleming_sql.gateway.fairness import Flow
 from fleming_sql.gateway.limiter import Admission
 from fleming_sql.gateway.plan import Access, CallInput, Plan, Statement
 from fleming_sql.gateway.reuse import Reusable
+from fleming_sql.gateway.trace import Trace
 from fleming_sql.gateway.upstream import Cancelled, Exchange, ExchangeFailed
 from fleming_sql.policies.answers import CheckedAnswer
 from fleming_sql.policies.tokens import Tokens, estimate_tokens
@@ -146,6 +147,21 @@ class CallInProgress:
     def paced(self) -> bool:
         """Whether the call is one of many."""
         return self._statement.paced
+
+    @property
+    def trace(self) -> Trace | None:
+        """What takes down the steps; None for the calls that guardrails make, which are steps of another."""
+        return self._statement.trace if self.guarding is None else None
+
+    @property
+    def limited_s(self) -> float:
+        """How long budgets and rate limits have held it up."""
+        return self._limited_s
+
+    def trace_end(self, record: CallRecord) -> None:
+        """Take down what it used, for those who trace it."""
+        if self.trace is not None:
+            self.trace.note_usage(self._plan, record, self.facts())
 
     @property
     def access(self) -> Access:
@@ -295,6 +311,8 @@ class CallInProgress:
 
     def failed(self, error: CallError) -> CallRecord:
         """Return the record of a call that ended in an error."""
+        if self.trace is not None:
+            self.trace.note_failure(error)
         record = self._count(self._record(error.status))
         record.error_code = error.code
         record.error_message = error.message if self._may_quote else f"[{error.condition}] HTTP status {error.status}"

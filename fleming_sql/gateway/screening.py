@@ -237,7 +237,9 @@ class Screener:
         if isinstance(question, Undecided):
             return question, 0.0
         answer = await ask(screening, guard, guardrail, question)
-        decision = answer if isinstance(answer, Undecided) else _decision(guardrail.read, document, answer)
+        if isinstance(answer, Undecided):
+            return answer, (self._monotonic() - began) * 1000
+        decision: Verdict | Undecided = _decision(guardrail.read, document, answer)
         return decision, (self._monotonic() - began) * 1000
 
 

@@ -60,12 +60,22 @@ def refuse(endpoint: str, permissions: Sequence[Permission], identity: Identity)
             f'the {kind} "{identity.name}" is switched off: set the column enabled of its row in fleming.principals '
             "to true"
         )
-    if not permissions or any(p.privilege in CALLING and _is_for(p, identity) for p in permissions):
+    if not permissions or granting(permissions, identity) is not None:
         return None
     return (
         f'the {kind} "{identity.name}" may not query the endpoint "{endpoint}": it needs the privilege CAN_QUERY, for '
         f"itself (table fleming.permissions, principal_type '{identity.type}') or for a group that it is in"
     )
+
+
+def granting(permissions: Sequence[Permission], identity: Identity) -> Permission | None:
+    """Return the row that lets a caller's calls through, None without one.
+
+    Args:
+        permissions: Those of one endpoint.
+        identity: Who asks.
+    """
+    return next((p for p in permissions if p.privilege in CALLING and _is_for(p, identity)), None)
 
 
 def _is_for(permission: Permission, identity: Identity) -> bool:

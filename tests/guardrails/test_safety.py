@@ -31,7 +31,9 @@ _JSON = st.recursive(
 
 
 def _safety(categories: Mapping[str, Any] | None = None) -> ModelGuardrail:
-    config = {"endpoint": "guard"} if categories is None else {"endpoint": "guard", "categories": categories}
+    config: dict[str, Any] = {"endpoint": "guard"}
+    if categories is not None:
+        config["categories"] = categories
     made = make_guardrail("safety", "block", json.dumps(config), Surroundings())
     assert isinstance(made, ModelGuardrail)
     return made

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import pytest
 from hypothesis import given
@@ -63,9 +63,8 @@ def _status(status: int, retry_after_s: float | None = None, refusal: Refusal | 
 
 
 _FINAL = [_status(status) for status in (400, 404, 405, 409, 413, 422)] + [Failure("too_large", "told")]
-_ELSEWHERE = [_status(status) for status in (401, 402, 403, 501, 505)] + [
-    Failure(kind, "told") for kind in ("timeout", "cut", "answer", "redirect", "credential", "request")
-]
+_KINDS: Final[tuple[Kind, ...]] = ("timeout", "cut", "answer", "redirect", "credential", "request")
+_ELSEWHERE = [_status(status) for status in (401, 402, 403, 501, 505)] + [Failure(kind, "told") for kind in _KINDS]
 _AGAIN = [_status(status) for status in (408, 425, 429, 500, 502, 503, 504, 529)] + [Failure("connect", "told")]
 
 

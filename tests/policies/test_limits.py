@@ -70,7 +70,9 @@ def test_calls_and_tokens_of_groups_are_looked_at_apart() -> None:
 
 
 def test_all_limits_of_a_name_hold_together() -> None:
-    rows = [limit("user", "ada", metric, period) for metric in ("calls", "tokens") for period in ("minute", "hour")]
+    metrics: tuple[Metric, ...] = ("calls", "tokens")
+    periods: tuple[Period, ...] = ("minute", "hour")
+    rows = [limit("user", "ada", metric, period) for metric in metrics for period in periods]
 
     assert met(rows, ADA) == [{(row, "ada")} for row in rows]
 
