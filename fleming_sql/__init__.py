@@ -15,7 +15,7 @@ from fleming_sql.errors import FlemingError
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from fleming_sql.connection import Connection, attach, connect, detach
+    from fleming_sql.connection.connect import Connection, attach, connect, detach
 
 __version__ = "0.1.0"
 

@@ -26,7 +26,9 @@ _KEY: Final = re.compile(
     re.VERBOSE,
 )
 _LOGIN: Final = re.compile(r"^[a-z][a-z0-9+.-]*://[^/\s@]*@", re.IGNORECASE)
-_SECRET_NAME: Final = re.compile(r".*(api_key|api_token|secret|private_key|password)(_plaintext)?", re.IGNORECASE)
+_SECRET_NAME: Final = re.compile(
+    r".*(api_key|access_key|private_key|secret|password|token)(_plaintext)?", re.IGNORECASE
+)
 """As `config_problems` has it."""
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SECRET_COLUMNS: Final = frozenset({"value", "secret", "key", "api_key", "apikey", "token", "password"})

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from fleming_sql.providers.base import BadProviderRequest, Grant, LoginRefused, SendLogin
 from fleming_sql.providers.mlflow import MlflowModelServing
 from fleming_sql.providers.oauth import read_token
-from fleming_sql.providers.openai import config_problem, config_text
+from fleming_sql.providers.provider_config import config_problem, config_text
 from fleming_sql.types import OutgoingRequest, Secret, ServedEntity
 
 _CLIENT_ID: Final = "databricks_client_id"

@@ -13,7 +13,7 @@ from fleming_sql.providers.invocations import (
     read_invocation,
     render_invocation,
 )
-from fleming_sql.providers.openai import config_problem, config_text
+from fleming_sql.providers.provider_config import config_problem, config_text
 from fleming_sql.types import Answer, ModelRequest, OutgoingRequest, ServedEntity
 
 

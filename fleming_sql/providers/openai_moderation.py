@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from fleming_sql.jsontext import dumpb
 from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider, find_error_message
-from fleming_sql.providers.openai import BASE_URL, config_text
+from fleming_sql.providers.openai import BASE_URL
+from fleming_sql.providers.provider_config import config_text
 from fleming_sql.types import CUSTOM, Answer, ModelRequest, OutgoingRequest, ServedEntity, Usage
 
 
