@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Final
 
 from fleming_sql.jsontext import dumpb, dumps
 from fleming_sql.providers.anthropic_requests import to_body
-from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider, read_count, read_text
+from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider
 from fleming_sql.providers.rendering import known
+from fleming_sql.providers.usage import read_count, read_text
 from fleming_sql.types import CHAT, Answer, ModelRequest, OutgoingRequest, Secret, ServedEntity, Usage
 
 BASE_URL: Final = "https://api.anthropic.com/v1"

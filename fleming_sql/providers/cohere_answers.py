@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from fleming_sql.providers.base import BadAnswer, read_count
+from fleming_sql.providers.base import BadAnswer
 from fleming_sql.providers.rendering import known
+from fleming_sql.providers.usage import read_count
 from fleming_sql.types import Answer, Usage
 
 _FILTERED: Final = "content_filter"

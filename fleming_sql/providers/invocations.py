@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from fleming_sql.providers.base import BadAnswer, BadProviderRequest, find_error_message, read_usage, with_parameters
+from fleming_sql.providers.base import BadAnswer, BadProviderRequest, find_error_message, with_parameters
 from fleming_sql.providers.openai_answers import read_chat, read_completion, read_embeddings
 from fleming_sql.providers.openai_requests import request_body
 from fleming_sql.providers.openai_responses import read_response, render_response, responses_body
 from fleming_sql.providers.rendering import render_openai
+from fleming_sql.providers.usage import read_usage
 from fleming_sql.types import (
     AGENT_CHAT,
     AGENT_RESPONSES,

@@ -16,20 +16,13 @@ from fleming_sql.providers.azure import (
     token_request,
     uses_entra,
 )
-from fleming_sql.providers.base import (
-    BadAnswer,
-    BadProviderRequest,
-    Grant,
-    Provider,
-    SendLogin,
-    read_usage,
-    with_parameters,
-)
+from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Grant, Provider, SendLogin, with_parameters
 from fleming_sql.providers.oauth import read_token
 from fleming_sql.providers.openai_answers import read_chat, read_completion, read_embeddings
 from fleming_sql.providers.openai_requests import request_body
 from fleming_sql.providers.openai_responses import read_response, render_response, responses_body
 from fleming_sql.providers.provider_config import config_problem, config_text
+from fleming_sql.providers.usage import read_usage
 from fleming_sql.types import (
     AGENT_CHAT,
     AGENT_RESPONSES,

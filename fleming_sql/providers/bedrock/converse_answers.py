@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from fleming_sql import jsontext
-from fleming_sql.providers.base import BadAnswer, read_count, read_text
+from fleming_sql.providers.base import BadAnswer
 from fleming_sql.providers.rendering import known
+from fleming_sql.providers.usage import read_count, read_text
 from fleming_sql.types import Answer, ModelRequest, Usage
 
 _FINISH_REASONS: Final[Mapping[str, str]] = {

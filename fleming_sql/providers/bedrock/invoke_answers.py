@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from fleming_sql.providers.anthropic import Anthropic
-from fleming_sql.providers.base import BadAnswer, read_count, read_usage
+from fleming_sql.providers.base import BadAnswer
 from fleming_sql.providers.bedrock.converse_answers import read_converse
 from fleming_sql.providers.openai_answers import read_chat
 from fleming_sql.providers.rendering import known
+from fleming_sql.providers.usage import read_count, read_usage
 from fleming_sql.types import Answer, ModelRequest, Usage
 
 _FINISH_REASONS: Final[Mapping[str, str]] = {

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from fleming_sql.providers.base import BadAnswer, BadProviderRequest, read_count
+from fleming_sql.providers.base import BadAnswer, BadProviderRequest
+from fleming_sql.providers.usage import read_count
 from fleming_sql.types import Answer, Usage
 
 GEMINI_INPUTS: Final = 100

@@ -10,13 +10,13 @@ from typing import Any, Final
 import numpy as np
 
 from fleming_sql.jsontext import dumps
-from fleming_sql.providers.base import read_usage
 from fleming_sql.providers.openai_responses import render_response
 from fleming_sql.providers.simulated.chance import number, share
 from fleming_sql.providers.simulated.schema import SchemaFiller
 from fleming_sql.providers.simulated.settings import Settings
 from fleming_sql.providers.simulated.vectors import embed
 from fleming_sql.providers.simulated.words import answer_text
+from fleming_sql.providers.usage import read_usage
 from fleming_sql.types import Answer
 
 _CREATED: Final = 1735689600
