@@ -11,13 +11,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
+from weakref import WeakSet
 
+from fleming_sql import jsontext
 from fleming_sql.errors import CredentialError
 from fleming_sql.types import Credential, Secret, ServedEntity
 
 COMMAND_TIMEOUT_S: Final = 10.0
 REUSE_S: Final = 300.0
 """How long the answer of a slow source (keyring, command) is reused."""
+_FRESH_S: Final = 10.0
+"""An answer that is refused is asked for again, unless it is younger."""
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _REFERENCE: Final = re.compile(r"\{\{secrets/(.+)\}\}")
@@ -68,6 +72,7 @@ class CredentialResolver:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._slow: dict[Credential, tuple[float, Secret]] = {}
+        self._refused: WeakSet[Secret] = WeakSet()
 
     async def resolve(self, name: str, credentials: Mapping[str, Credential]) -> Secret:
         """Return the secret behind the credential called `name`.
@@ -92,14 +97,39 @@ class CredentialResolver:
             self._slow[credential] = (self._monotonic(), secret)
         return secret
 
+    def forget(self, secret: Secret) -> bool:
+        """Look anew for a secret that was refused; return whether another one may be found.
+
+        That is so where it is remembered since long enough to have been changed meanwhile, and where another is
+        remembered already; not for sources that are asked each time.
+        """
+        for credential, (since, known) in self._slow.items():
+            if known is secret:
+                if self._monotonic() - since < _FRESH_S:
+                    return False
+                del self._slow[credential]
+                self._refused.add(secret)
+                return True
+        return secret in self._refused
+
 
 def _checked(credential: Credential, value: str | None) -> Secret:
-    value = (value or "").strip()
+    value = _on_one_line((value or "").strip())
     if not value:
         raise _error(credential, _MISSING[credential.source].format(credential.reference))
     if not (value.isascii() and value.isprintable()):
         raise _error(credential, "what it gives is not one line of plain characters, as a header can carry")
     return Secret(value)
+
+
+def _on_one_line(value: str) -> str:
+    """Return a JSON object without its line breaks: Google hands its keys out with them."""
+    if not value.startswith("{"):
+        return value
+    try:
+        return jsontext.dumps(jsontext.loads(value))
+    except (ValueError, RecursionError):
+        return value
 
 
 def _error(credential: Credential, reason: str) -> CredentialError:

@@ -333,6 +333,32 @@ def test_an_embeddings_request_too_large_for_the_provider_is_halved(con: Connect
     assert rows == [([float(i)],) for i in range(10)]
 
 
+@pytest.mark.parametrize(("spoilt", "answered"), [({7}, 199), ({7, 90}, 198)])
+def test_one_text_that_is_refused_does_not_take_the_others_of_its_request_with_it(
+    con: Connection, serve: Serve, spoilt: set[int], answered: int
+) -> None:
+    def reply(received: Received) -> Reply:
+        texts = received.json()["input"]
+        if spoilt & set(map(int, texts)):
+            return Reply(status=400, body={"error": {"message": "a text is empty"}})
+        return embeddings_reply([[float(text)] for text in texts])
+
+    server = serve(reply, name="embed", task="llm/v1/embeddings")
+
+    asked = "select ai_query('embed', i::varchar, failOnError => false) as r from range(200) t(i)"
+
+    assert one(con, f"select count(r.result) from ({asked})") == answered
+    assert server.request_count <= 33
+
+
+def test_what_is_wrong_with_each_text_of_a_request_is_found_out_with_few_more(con: Connection, serve: Serve) -> None:
+    server = serve(lambda received: Reply(status=400, body={}), name="embed", task="llm/v1/embeddings")
+
+    con.execute("select ai_query('embed', i::varchar, failOnError => false) from range(200) t(i)").fetchall()
+
+    assert server.request_count == 33
+
+
 def test_completions_take_a_prompt(con: Connection, serve: Serve) -> None:
     server = serve(lambda received: completion_reply("and so on"), name="old", task="llm/v1/completions")
 

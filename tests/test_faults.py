@@ -199,12 +199,12 @@ def test_a_key_that_comes_back_in_any_form_is_taken_out(
 def test_a_key_that_is_a_number_of_the_answer_does_not_break_it(
     con: Connection, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FLEMING_TEST_KEY", "123456")
+    monkeypatch.setenv("FLEMING_TEST_KEY", "123456789")
     con.execute("insert into fleming.credentials values ('key', 'env', 'FLEMING_TEST_KEY')")
-    serve(lambda received: chat_reply("fine", prompt_tokens=123456), credential="key")
+    serve(lambda received: chat_reply("fine", prompt_tokens=123456789), credential="key")
 
     assert one(con, "select ai_query('chat', 'q')") == ("fine",)
-    assert "123456" not in one(con, "select response from fleming.serving.inference")[0]
+    assert "123456789" not in one(con, "select response from fleming.serving.inference")[0]
 
 
 def test_payload_logging_false_keeps_contents_out_of_error_texts_too(con: Connection, serve: Serve) -> None:

@@ -17,6 +17,7 @@ LINGER_S: Final = 0.002
 MAX_BYTES: Final = 1_000_000
 """Of text in one request; a provider that takes less answers 413, and the batch is halved."""
 _TOO_LARGE: Final = 413
+_SPOILT: Final = frozenset({400, 422})
 
 
 class Sender(Protocol):
@@ -48,6 +49,18 @@ class _Shared:
     size: int = 0
     sending: asyncio.Task[None] | None = None
     broken_off: Cancelled | None = None
+    splits: int = 16
+    """How often a request that was refused for what is in it may still be split: 256 texts come down to one by 8."""
+
+    def may_split(self, status: int) -> bool:
+        """Return whether the halves of a refused request are to be sent: one text may have spoiled it for the others.
+
+        What all of them share, such as a wrong parameter, is refused just so, and found out at this price.
+        """
+        if status in _SPOILT and self.splits > 0:
+            self.splits -= 1
+            return True
+        return status == _TOO_LARGE
 
     def add(self, waiting: _Waiting) -> None:
         self.calls.append(waiting)
@@ -112,7 +125,7 @@ class EmbeddingBatcher:
 
 
 async def _send_all(shared: _Shared, calls: Sequence[_Waiting]) -> None:
-    """Send calls in one request; one that is too large for the provider in two halves."""
+    """Send calls in one request; one that is refused for its size, or for one of its texts, in two halves."""
     calls = [call for call in calls if not call.share.done()]
     if not calls:
         return
@@ -120,7 +133,7 @@ async def _send_all(shared: _Shared, calls: Sequence[_Waiting]) -> None:
     try:
         exchange = await shared.send(together)
     except ExchangeFailed as error:
-        if error.failure.status == _TOO_LARGE and len(calls) > 1:
+        if len(calls) > 1 and shared.may_split(error.failure.status):
             calls[0].earlier += error.attempts
             half = len(calls) // 2
             await asyncio.gather(_send_all(shared, calls[:half]), _send_all(shared, calls[half:]))

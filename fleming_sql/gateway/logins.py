@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
+from fleming_sql.gateway.redaction import SHORTEST_IN_CONTENT, Redactor
 from fleming_sql.policies.clock_skew import told_skew
-from fleming_sql.policies.failures import Failure, shorten
+from fleming_sql.policies.failures import Failure, Kind, shorten
 from fleming_sql.policies.retries import read_retry_after
 from fleming_sql.providers import BadProviderRequest, Provider
 from fleming_sql.providers.base import Grant, LoginRefused, find_error_message
@@ -25,6 +27,13 @@ _MAX_REPLY_BYTES: Final = 1_000_000
 _EARLY_S: Final = 60.0
 """A grant is renewed so long before its end, or after nine tenths of its time where that is short."""
 _KEPT: Final = 1024
+_KEPT_S: Final = 300.0
+"""How long a grant without an end is kept: what it was made of, such as variables of the environment, may change."""
+_PAUSE_S: Final = 0.25
+"""Whoever asks so shortly after a refusal gets the same one: a thousand calls need not ask a thousand times."""
+_MAX_PAUSE_S: Final = 30.0
+_KNOWN: Final = frozenset({"client_credentials", "all-apis"})
+"""Values of forms that are no secrets."""
 _HEADERS: Final = {"accept": "application/json", "user-agent": "fleming-sql"}
 
 
@@ -62,6 +71,7 @@ class Logins:
         self._clock = clock
         self._grants: OrderedDict[_Key, tuple[Grant, float]] = OrderedDict()
         self._asking: dict[_Key, asyncio.Task[Grant]] = {}
+        self._failures: dict[_Key, tuple[LoginFailed, float]] = {}
 
     async def grant(self, provider: Provider, entity: ServedEntity, secrets: Mapping[str, Secret]) -> Grant:
         """Return credentials that hold, asking for them where none are known.
@@ -73,6 +83,9 @@ class Logins:
         known = self._grants.get(key)
         if known is not None and self._clock.monotonic() < known[1]:
             return known[0]
+        failed = self._failures.get(key)
+        if failed is not None and self._clock.monotonic() < failed[1]:
+            raise LoginFailed(failed[0].failure)
         task = self._asking.get(key)
         if task is None:
             # A task of its own: the call that asked first may be cancelled, and others wait for the same.
@@ -90,14 +103,17 @@ class Logins:
 
     def _asked(self, key: _Key, task: asyncio.Task[Grant]) -> None:
         self._asking.pop(key, None)
-        if not task.cancelled():
-            task.exception()  # seen, though all who waited for it may be gone
+        self._failures.pop(key, None)
+        error = None if task.cancelled() else task.exception()  # seen, though all who waited may be gone
+        if isinstance(error, LoginFailed):
+            wait_s = _PAUSE_S if error.failure.retry_after_s is None else min(error.failure.retry_after_s, _MAX_PAUSE_S)
+            self._failures[key] = error, self._clock.monotonic() + wait_s
 
     async def _ask(self, key: _Key, provider: Provider, entity: ServedEntity, secrets: Mapping[str, Secret]) -> Grant:
         told = _Told(f'provider "{entity.provider}", logging in', [secret.reveal() for secret in secrets.values()])
         try:
             async with asyncio.timeout(LOGIN_S):
-                grant = await provider.log_in(entity, secrets, lambda request: self._send(request, told))
+                grant = await provider.log_in(entity, secrets, lambda request: self._send(request, told.sent(request)))
         except LoginRefused as error:
             raise told.failed("credential", str(error)) from None
         except BadProviderRequest as error:
@@ -112,11 +128,13 @@ class Logins:
         return grant
 
     def _keep(self, key: _Key, grant: Grant) -> None:
-        holds_s = float("inf") if grant.expires_in_s is None else grant.expires_in_s
+        holds_s = _KEPT_S if grant.expires_in_s is None else grant.expires_in_s
         self._grants[key] = grant, self._clock.monotonic() + max(holds_s - _EARLY_S, holds_s * 0.9)
         self._grants.move_to_end(key)
         if len(self._grants) > _KEPT:
             self._grants.popitem(last=False)
+        if len(self._failures) > _KEPT:
+            self._failures.clear()
 
     async def _send(self, request: OutgoingRequest, told: _Told) -> Any:
         http = HttpRequest(
@@ -137,28 +155,37 @@ class Logins:
             payload = None
         if 200 <= reply.status < 300 and payload is not None:
             return payload
+        where = f"{_host(request.url)} answered with HTTP {reply.status}"
+        if 200 <= reply.status < 300:  # it may hold a token, which nobody knows yet
+            raise told.failed("credential", f"{where}, and not with JSON ({len(reply.body)} bytes)")
         message = told.read_error(payload, reply.body)
         if reply.status == 429 or reply.status >= 500:
             wait_s = read_retry_after(reply.headers, self._clock.now())
             raise LoginFailed(Failure("status", told.clean(message), status=reply.status, retry_after_s=wait_s))
         message += told_skew(reply.status, reply.headers, self._clock.now())
-        raise told.failed("credential", f"{_host(request.url)} answered with HTTP {reply.status}: {message}")
+        raise told.failed("credential", f"{where}: {message}")
 
 
 class _Told:
     """What is said of a login that failed, with no secret in it."""
 
-    def __init__(self, what: str, secrets: list[str]) -> None:
+    def __init__(self, what: str, secrets: Iterable[str]) -> None:
         self._what = what
-        self._secrets = secrets
+        self._secrets = tuple(secrets)
+        self._redactor = Redactor(self._secrets)
 
-    def failed(self, kind: Any, message: str) -> LoginFailed:
+    def sent(self, request: OutgoingRequest) -> _Told:
+        """Return the same for a request, whose header and form carry secrets in forms of their own."""
+        header = request.headers.get("authorization", "").rpartition(" ")[2]
+        form = parse_qsl(request.body.decode("utf-8", "replace"))
+        long = [value for _, value in form if len(value) >= SHORTEST_IN_CONTENT and value not in _KNOWN]
+        return _Told(self._what, (*self._secrets, header, *long))
+
+    def failed(self, kind: Kind, message: str) -> LoginFailed:
         return LoginFailed(Failure(kind, self.clean(message)))
 
     def clean(self, message: str) -> str:
-        for secret in self._secrets:
-            message = message.replace(secret, "[REDACTED]")
-        return shorten(f"{self._what}: {message}")
+        return shorten(f"{self._what}: {self._redactor.clean(message)}")
 
     def read_error(self, payload: Any, body: bytes) -> str:
         """Return what a token endpoint says, in RFC 6749's words where it has them."""

@@ -16,6 +16,7 @@ from fleming_sql.clock import Clock
 from fleming_sql.credentials import CredentialResolver, secret_reference, secret_references
 from fleming_sql.errors import CredentialError
 from fleming_sql.gateway.logins import LoginFailed, Logins
+from fleming_sql.gateway.redaction import SHORTEST_IN_CONTENT, Redactor
 from fleming_sql.policies.clock_skew import told_skew
 from fleming_sql.policies.failures import Failure, code_of, shorten
 from fleming_sql.policies.retries import read_retry_after
@@ -35,7 +36,6 @@ from fleming_sql.types import (
     ServedEntity,
 )
 
-_REDACTED: Final = "[REDACTED]"
 _HEADERS: Final[Mapping[str, str]] = MappingProxyType(
     {"content-type": "application/json", "accept": "application/json", "user-agent": "fleming-sql"}
 )
@@ -143,10 +143,16 @@ class Upstream:
         try:
             return await self._exchange(target, request, outgoing, access, until, why)
         except ExchangeFailed as error:
-            if access.grant is None or error.failure.status != _UNAUTHENTICATED:
+            if error.failure.status != _UNAUTHENTICATED or not self._renews(target, access):
                 raise
-            self._logins.forget(target.entity, access.own, access.grant)
             return await self._send_again(target, request, outgoing, until, error)
+
+    def _renews(self, target: Target, access: _Access) -> bool:
+        """Forget what a server has refused; return whether there may be something newer in its place."""
+        is_renewed = [self._resolver.forget(secret) for secret in access.own.values()]
+        if access.grant is not None:
+            self._logins.forget(target.entity, access.own, access.grant)
+        return access.grant is not None or any(is_renewed)
 
     async def _send_again(
         self, target: Target, request: ModelRequest, outgoing: OutgoingRequest, until: float, first: ExchangeFailed
@@ -158,10 +164,12 @@ class Upstream:
             exchange = await self._exchange(target, request, outgoing, access, until, why)
         except ExchangeFailed as error:
             error.attempts = first.attempts + error.attempts
+            if not error.request_body:  # it was not sent again
+                error.request_body, error.response_body = first.request_body, first.response_body
             raise
-        except Cancelled as error:
-            error.attempts = first.attempts + error.attempts
-            raise
+        except asyncio.CancelledError as error:
+            later = error.attempts if isinstance(error, Cancelled) else ()
+            raise Cancelled(first.attempts + later, first.request_body) from None
         return replace(exchange, attempts=first.attempts + exchange.attempts)
 
     async def _exchange(
@@ -188,13 +196,9 @@ class Upstream:
     async def _access(self, target: Target, timeout_s: float) -> _Access:
         """Return the secrets to call an entity with."""
         entity = target.entity
-        provider = self.provider(entity)
         try:
-            own = await self._secrets(provider, target)
-            if not provider.logs_in(entity):
-                return _Access(own)
             async with asyncio.timeout(timeout_s):
-                return _Access(own, await self._logins.grant(provider, entity, own))
+                return await self._log_in(target)
         except CredentialError as error:
             raise ExchangeFailed(entity, Failure("credential", str(error))) from None
         except LoginFailed as error:
@@ -202,6 +206,19 @@ class Upstream:
         except TimeoutError:
             told = f"no credentials could be had within {timeout_s:.1f} s"
             raise ExchangeFailed(entity, Failure("timeout", told)) from None
+
+    async def _log_in(self, target: Target) -> _Access:
+        provider = self.provider(target.entity)
+        own = await self._secrets(provider, target)
+        if not provider.logs_in(target.entity):
+            return _Access(own)
+        try:
+            return _Access(own, await self._logins.grant(provider, target.entity, own))
+        except LoginFailed as error:
+            if error.failure.kind != "credential" or not self._renews(target, _Access(own)):
+                raise
+        own = await self._secrets(provider, target)
+        return _Access(own, await self._logins.grant(provider, target.entity, own))
 
     def _http_request(
         self, target: Target, outgoing: OutgoingRequest, secret_headers: Mapping[str, str]
@@ -265,9 +282,10 @@ class _OneExchange:
         self._target = target
         self._request = request
         values = [secret.reveal() for secret in secrets.values()]
-        self._secret_forms = {form for value in values for form in (value, jsontext.dumps(value)[1:-1])}
+        self._errors = Redactor(values)
+        self._content = Redactor(values, SHORTEST_IN_CONTENT)
         self._why = why
-        self._request_body = self._clean(outgoing.body.decode("utf-8", "replace"))
+        self._request_body = self._content.clean(outgoing.body.decode("utf-8", "replace"))
         self._response_body: str | None = None
         self._status = 0
         self._started_at = clock.now()
@@ -296,18 +314,19 @@ class _OneExchange:
     def _read_body(self, body: bytes) -> Any:
         """Return the body as JSON, None where it is none, and keep its text for the log, secrets taken out of both."""
         text = body.decode("utf-8", "replace")
+        redactor = self._content if 200 <= self._status < 300 else self._errors
         try:
             payload: Any = jsontext.loads(body)
         except ValueError:
-            self._response_body = self._clean(text)
+            self._response_body = redactor.clean(text)
             return None
         # A secret may be written with escapes, so a text with any is looked at as it reads without them.
-        plain = jsontext.dumps(payload) if self._secret_forms and "\\" in text else text
-        if self._clean(plain) == plain:
+        plain = jsontext.dumps(payload) if redactor and "\\" in text else text
+        if redactor.clean(plain) == plain:
             self._response_body = text
             return payload
-        payload = self._clean_strings(payload)
-        self._response_body = self._clean(jsontext.dumps(payload))
+        payload = redactor.clean_value(payload)
+        self._response_body = redactor.clean(jsontext.dumps(payload))
         return payload
 
     def _answered(self, provider: Provider, reply: HttpReply, payload: Any) -> Exchange:
@@ -347,7 +366,9 @@ class _OneExchange:
         )
 
     def _failed(self, kind: Any, message: str, refusal: Refusal | None = None) -> ExchangeFailed:
-        return self._fail_with(Failure(kind, shorten(self._clean(message)), status=self._status, refusal=refusal))
+        return self._fail_with(
+            Failure(kind, shorten(self._errors.clean(message)), status=self._status, refusal=refusal)
+        )
 
     def _fail_with(self, failure: Failure) -> ExchangeFailed:
         failure = replace(failure, chance=self._clock.random())
@@ -374,22 +395,6 @@ class _OneExchange:
             return "(not shown, since guardrails look at answers)"
         text = self._response_body or ""
         return jsontext.dumps(text[:200]) if text else "(empty)"
-
-    def _clean(self, text: str) -> str:
-        """Take secrets out of what will be logged or shown: some servers repeat the key they refuse."""
-        for form in self._secret_forms:
-            if form in text:
-                text = text.replace(form, _REDACTED)
-        return text
-
-    def _clean_strings(self, payload: Any) -> Any:
-        if isinstance(payload, str):
-            return self._clean(payload)
-        if isinstance(payload, list):
-            return [self._clean_strings(item) for item in payload]
-        if isinstance(payload, dict):
-            return {self._clean(key): self._clean_strings(item) for key, item in payload.items()}
-        return payload
 
 
 class Cancelled(asyncio.CancelledError):

@@ -46,7 +46,7 @@ class Credential:
 class Secret:
     """A resolved credential. Its value leaves only through `reveal`, never through repr or a log."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("__weakref__", "_value")
 
     def __init__(self, value: str) -> None:
         self._value = value
