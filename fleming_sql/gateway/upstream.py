@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -13,15 +12,12 @@ import httpx
 
 from fleming_sql import jsontext
 from fleming_sql.clock import Clock
-from fleming_sql.credentials import CredentialResolver, secret_reference, secret_references
-from fleming_sql.errors import CredentialError
-from fleming_sql.gateway.logins import LoginFailed, Logins
-from fleming_sql.gateway.redaction import SHORTEST_IN_CONTENT, Redactor
+from fleming_sql.gateway.access import Access, Doorkeeper
+from fleming_sql.gateway.logins import LoginFailed
 from fleming_sql.policies.clock_skew import told_skew
 from fleming_sql.policies.failures import Failure, code_of, shorten
 from fleming_sql.policies.retries import read_retry_after
 from fleming_sql.providers import BadAnswer, BadProviderRequest, Provider, ProviderRegistry
-from fleming_sql.providers.base import Grant
 from fleming_sql.transport import HttpReply, HttpRequest, Transport, TransportFailed
 from fleming_sql.transport.over_httpx import HttpxTransport
 from fleming_sql.types import (
@@ -32,7 +28,6 @@ from fleming_sql.types import (
     ModelRequest,
     OutgoingRequest,
     Refusal,
-    Secret,
     ServedEntity,
 )
 
@@ -97,19 +92,6 @@ class Why(NamedTuple):
     after_error_code: str | None = None
 
 
-class _Access(NamedTuple):
-    """What requests to an entity are authorised with."""
-
-    own: Mapping[str, Secret]
-    """The entity's own secrets."""
-    grant: Grant | None = None
-    """What they were exchanged for, where the provider does that."""
-
-    @property
-    def all(self) -> Mapping[str, Secret]:
-        return self.own if self.grant is None else {**self.own, **self.grant.secrets}
-
-
 class Upstream:
     """Sends requests to providers.
 
@@ -123,8 +105,7 @@ class Upstream:
         self._providers = providers
         self._transport = transport
         self._clock = clock
-        self._resolver = CredentialResolver(clock.monotonic)
-        self._logins = Logins(transport, clock)
+        self._doorkeeper = Doorkeeper(transport, clock)
         self._own_transports: dict[httpx.AsyncBaseTransport, Transport] = {}
 
     def provider(self, entity: ServedEntity) -> Provider:
@@ -138,21 +119,18 @@ class Upstream:
             ExchangeFailed: With the failure and what is known of it.
         """
         until = self._clock.monotonic() + timeout_s
-        outgoing = self._encode(target, request)
+        provider = self.provider(target.entity)
+        try:
+            outgoing = provider.encode(target.entity, request)
+        except Exception as error:  # noqa: BLE001  whatever a provider fails by is a failure of this call
+            raise _not_built(target.entity, error) from None
         access = await self._access(target, timeout_s)
         try:
             return await self._exchange(target, request, outgoing, access, until, why)
         except ExchangeFailed as error:
-            if error.failure.status != _UNAUTHENTICATED or not self._renews(target, access):
+            if error.failure.status != _UNAUTHENTICATED or not self._doorkeeper.renews(target.entity, access):
                 raise
             return await self._send_again(target, request, outgoing, until, error)
-
-    def _renews(self, target: Target, access: _Access) -> bool:
-        """Forget what a server has refused; return whether there may be something newer in its place."""
-        is_renewed = [self._resolver.forget(secret) for secret in access.own.values()]
-        if access.grant is not None:
-            self._logins.forget(target.entity, access.own, access.grant)
-        return access.grant is not None or any(is_renewed)
 
     async def _send_again(
         self, target: Target, request: ModelRequest, outgoing: OutgoingRequest, until: float, first: ExchangeFailed
@@ -177,48 +155,26 @@ class Upstream:
         target: Target,
         request: ModelRequest,
         outgoing: OutgoingRequest,
-        access: _Access,
+        access: Access,
         until: float,
         why: Why,
     ) -> Exchange:
         provider = self.provider(target.entity)
-        with _told_as_failure(target.entity):
-            headers = provider.authorize(target.entity, outgoing, access.all)
-        exchange = _OneExchange(self._clock, target, request, outgoing, access.all, why)
+        try:
+            headers = provider.authorize(target.entity, outgoing, access.secrets)
+        except Exception as error:  # noqa: BLE001  as above
+            raise _not_built(target.entity, error) from None
+        exchange = _OneExchange(self._clock, target, request, outgoing, access, why)
         transport = self._transport_for(provider, target.entity)
         http = self._http_request(target, outgoing, headers)
         return await exchange.run(provider, transport, http, until - self._clock.monotonic())
 
-    def _encode(self, target: Target, request: ModelRequest) -> OutgoingRequest:
-        with _told_as_failure(target.entity):
-            return self.provider(target.entity).encode(target.entity, request)
-
-    async def _access(self, target: Target, timeout_s: float) -> _Access:
-        """Return the secrets to call an entity with."""
+    async def _access(self, target: Target, timeout_s: float) -> Access:
         entity = target.entity
         try:
-            async with asyncio.timeout(timeout_s):
-                return await self._log_in(target)
-        except CredentialError as error:
-            raise ExchangeFailed(entity, Failure("credential", str(error))) from None
+            return await self._doorkeeper.access(self.provider(entity), entity, target.credentials, timeout_s)
         except LoginFailed as error:
             raise ExchangeFailed(entity, error.failure) from None
-        except TimeoutError:
-            told = f"no credentials could be had within {timeout_s:.1f} s"
-            raise ExchangeFailed(entity, Failure("timeout", told)) from None
-
-    async def _log_in(self, target: Target) -> _Access:
-        provider = self.provider(target.entity)
-        own = await self._secrets(provider, target)
-        if not provider.logs_in(target.entity):
-            return _Access(own)
-        try:
-            return _Access(own, await self._logins.grant(provider, target.entity, own))
-        except LoginFailed as error:
-            if error.failure.kind != "credential" or not self._renews(target, _Access(own)):
-                raise
-        own = await self._secrets(provider, target)
-        return _Access(own, await self._logins.grant(provider, target.entity, own))
 
     def _http_request(
         self, target: Target, outgoing: OutgoingRequest, secret_headers: Mapping[str, str]
@@ -240,30 +196,13 @@ class Upstream:
             self._own_transports[own] = HttpxTransport(own)
         return self._own_transports[own]
 
-    async def _secrets(self, provider: Provider, target: Target) -> Mapping[str, Secret]:
-        entity = target.entity
-        named = dict(secret_references(entity.provider_config)) if entity.provider_config else {}
-        if entity.credential:
-            named["credential"] = secret_reference(entity.credential) or entity.credential
-        secrets = {key: await self._resolver.resolve(name, target.credentials) for key, name in named.items()}
-        if not secrets and provider.requires_credential(entity):
-            raise CredentialError(
-                f'provider "{entity.provider}" needs a credential: {provider.credential_hint(entity)} and name it in '
-                f"fleming.served_entities (row {entity.endpoint}/{entity.name}, column credential)"
-            )
-        return secrets
 
-
-@contextmanager
-def _told_as_failure(entity: ServedEntity) -> Iterator[None]:
-    """Tell of a request that cannot be built."""
-    try:
-        yield
-    except BadProviderRequest as error:
-        raise ExchangeFailed(entity, Failure("request", str(error))) from None
-    except Exception as error:  # noqa: BLE001  its text may hold what it failed on: the request, or the key
-        told = f"the request cannot be built ({type(error).__name__})"
-        raise ExchangeFailed(entity, Failure("request", told)) from None
+def _not_built(entity: ServedEntity, error: Exception) -> ExchangeFailed:
+    """Return what to say of a request that cannot be built."""
+    if isinstance(error, BadProviderRequest):
+        return ExchangeFailed(entity, Failure("request", str(error)))
+    # Its text may hold what it failed on: the request, or the key.
+    return ExchangeFailed(entity, Failure("request", f"the request cannot be built ({type(error).__name__})"))
 
 
 class _OneExchange:
@@ -275,15 +214,14 @@ class _OneExchange:
         target: Target,
         request: ModelRequest,
         outgoing: OutgoingRequest,
-        secrets: Mapping[str, Secret],
+        access: Access,
         why: Why,
     ) -> None:
         self._clock = clock
         self._target = target
         self._request = request
-        values = [secret.reveal() for secret in secrets.values()]
-        self._errors = Redactor(values)
-        self._content = Redactor(values, SHORTEST_IN_CONTENT)
+        self._errors = access.errors
+        self._content = access.content
         self._why = why
         self._request_body = self._content.clean(outgoing.body.decode("utf-8", "replace"))
         self._response_body: str | None = None
