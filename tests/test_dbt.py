@@ -153,6 +153,13 @@ def test_the_example_builds_and_its_tests_pass(builds: Builds) -> None:
     assert "PASS=16 WARN=0 ERROR=0 SKIP=0" in builds.first.output, builds.first.output
 
 
+def test_a_store_that_is_new_is_said_to_be_with_its_path_and_an_old_one_is_not(builds: Builds) -> None:
+    store = (builds.project.folder / "support.fleming.duckdb").resolve()
+
+    assert builds.first.output.count(f"the gateway's store {store} is new: it has no endpoint") == 1
+    assert "is new" not in builds.second.output
+
+
 def test_each_ticket_is_asked_about_once_by_each_model(builds: Builds) -> None:
     assert max(Counter(builds.first.prompts).values()) == 1
     assert len(builds.first.prompts) == SENT
@@ -360,12 +367,16 @@ def test_ctrl_c_breaks_off_calls_that_no_answer_came_for(interrupted: Interrupte
 
 
 WRONG: Final = {
-    "unknown": ("{gatway: x}", "there is no key gatway; it takes gateway, groups, usage_context, user"),
+    "unknown": ("{gatway: x}", "there is no key gatway; it takes gateway, groups, usage_context, user, wait_seconds"),
     "groups": ("{groups: analysts}", "groups takes a list of names, such as [analysts]; it has a value of type str"),
     "user": ("{user: ''}", "user takes a name; it has an empty text"),
     "labels": ("{usage_context: {team: 7}}", "put numbers into quotes; it has a value of type int"),
     "list": ("{usage_context: [team]}", "put numbers into quotes; it has a value of type list"),
     "folder": ("{gateway: missing/store.duckdb}", "missing/store.duckdb cannot be created"),
+    "wait": ("{wait_seconds: soon}", "wait_seconds takes a number of seconds, 0 or more; it has a value of type str"),
+    "past": ("{wait_seconds: -1}", "wait_seconds takes a number of seconds, 0 or more; it has a number below 0"),
+    "same": ("{gateway: ./same.db}", "gateway and path are the same file, same.db: the gateway's store is a file"),
+    "impatient": ("{gateway: locked.duckdb, wait_seconds: 0.3}", "locked.duckdb is open in another process: close it"),
     "locked": ("{gateway: locked.duckdb}", "locked.duckdb is open in another process: close it there"),
 }
 
@@ -399,3 +410,53 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_a_wrong_configuration_is_told_in_clear_words(refusals: dict[str, str], name: str) -> None:
     assert WRONG[name][1] in refusals[name]
     assert "Traceback" not in refusals[name]
+
+
+_HOLDER: Final = """
+import sys, fleming_sql
+with fleming_sql.connect(gateway="shared.fleming.duckdb"):
+    print("open", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def waiting(folder: Path) -> Iterator[tuple[subprocess.Popen[str], subprocess.Popen[str]]]:
+    """Start a process that holds a store and a build that waits for it."""
+    (folder / "models").mkdir()
+    (folder / "models" / "one.sql").write_text("select 1 as one")
+    (folder / "dbt_project.yml").write_text("{name: waiting, profile: waiting}")
+    config = "{gateway: shared.fleming.duckdb, wait_seconds: 200}"
+    (folder / "profiles.yml").write_text(
+        "waiting: {target: dev, outputs: {dev: {type: duckdb, path: own.duckdb, "
+        f"plugins: [{{module: fleming_sql.dbt, config: {config}}}]}}}}}}\n"
+    )
+    start = partial(
+        subprocess.Popen,
+        cwd=folder,
+        env={**os.environ, **_SETTINGS},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with start([sys.executable, "-c", _HOLDER]) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        with start([sys.executable, "-c", _RUN, json.dumps([["build"]])]) as dbt:
+            try:
+                assert dbt.stdout is not None
+                words = next(line for line in dbt.stdout if "waiting up to 200 s for the gateway's store" in line)
+                assert "shared.fleming.duckdb is open in another process" in words
+                yield holder, dbt
+            finally:
+                dbt.kill()
+                holder.kill()
+
+
+def test_with_wait_seconds_a_run_begins_when_the_other_process_lets_go_of_the_store(tmp_path: Path) -> None:
+    with waiting(tmp_path) as (holder, dbt):
+        holder.communicate("\n", timeout=60)
+        output = dbt.communicate(timeout=60)[0]
+
+    assert "@@@ True" in output

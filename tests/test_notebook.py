@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,10 +16,18 @@ from sql.connection import ConnectionManager
 
 import fleming_sql
 from fleming_sql.notebook.result import AiResult
+from fleming_sql.notebook.spending import Spending
+from fleming_sql.progress.figures import money
 from fleming_sql.testing import MockModel, Received, Reply, echo_chat, error_reply
 
 Con = fleming_sql.Connection
 ASK_THREE = "select range as n, ai_query('chat', 'Ticket ' || range) as answer from range(3)"
+
+
+PRICED = """
+    insert into fleming.model_prices (provider, model, input_per_million, output_per_million)
+    values ('openai', 'mock', 1000, 1000)
+"""
 
 
 class Notebook:
@@ -140,6 +149,51 @@ def test_variables_are_bound_and_not_pasted(loaded: Notebook, model: MockModel) 
     assert result.pl()["a"].to_list() == ["echo: '; drop table x; --1", "echo: '; drop table x; --2"]
 
 
+@pytest.mark.parametrize("cell", ["%ai_sql {}", "%%ai_sql\n{}", "answered = %ai_sql {}"])
+def test_a_quote_in_a_variable_is_no_sql_in_a_line_either(
+    loaded: Notebook, con: Con, model: MockModel, cell: str
+) -> None:
+    loaded.variables["review"] = review = "''), (select 'injected')) --{review} $$"
+
+    loaded.run(cell.replace("{}", "select ai_query('chat', $review) as a"))
+
+    [(asked,)] = con.execute("select request->>'$.messages[0].content' from fleming.serving.inference").fetchall()
+    assert asked == review
+
+
+def test_braces_and_dollars_in_a_line_of_sql_stay_as_they_are(loaded: Notebook, model: MockModel) -> None:
+    loaded.variables.update(n=7, price=5)
+
+    result = loaded.run("%ai_sql select '{n} costs $price' as text, $n as bound")
+
+    assert result.arrow().to_pylist() == [{"text": "{n} costs $price", "bound": 7}]
+
+
+def test_a_variable_is_not_pasted_into_a_choice_of_connection(loaded: Notebook, con: Con) -> None:
+    loaded.variables["which"] = "con"
+
+    assert "--connection {which}: no variable of this notebook has that name" in loaded.fail(
+        "%fleming --connection {which}"
+    )
+
+
+@pytest.mark.parametrize("cell", ["%%ai_sql --help", "%%ai_sql --help\nselect 1", "%ai_sql -h", "%fleming --help"])
+def test_help_is_shown_where_it_is_asked_for(loaded: Notebook, capsys: pytest.CaptureFixture[str], cell: str) -> None:
+    loaded.run("%reload_ext fleming_sql")
+    capsys.readouterr()
+
+    loaded.run(cell)
+
+    assert "--connection" in capsys.readouterr().out
+
+
+def test_unloading_takes_the_help_away_too(loaded: Notebook) -> None:
+    loaded.run("%unload_ext fleming_sql")
+
+    assert "ai_sql" not in str(loaded.shell.input_transformers_cleanup)
+    assert loaded.shell.transform_cell("%%ai_sql --help") == "get_ipython().run_cell_magic('ai_sql', '--help', '')\n"
+
+
 def test_a_statement_without_rows_shows_what_it_came_to(loaded: Notebook, model: MockModel) -> None:
     result = loaded.run(f"%%ai_sql\ncreate table answers as {ASK_THREE}")
 
@@ -178,6 +232,7 @@ def test_temporary_tables_and_open_transactions_are_the_connections_own(
         ("%ai_sql --connection ASK select 1", "the variable holds no DuckDB connection but str"),
         ("%ai_sql --nope x select 1", "--nope is no option: there are --connection NAME and --out NAME"),
         ("%ai_sql --out 1x select 1", "cannot be the name of a variable"),
+        ("%ai_sql --out con select 1", "the variable con holds a connection, which it would replace; name another"),
         ("%ai_sql", "there is no SQL"),
         ("%%ai_sql select 1\nselect 2", "the SQL of %%ai_sql starts on the second line"),
         ("%fleming con", "%fleming takes --connection"),
@@ -204,9 +259,75 @@ def test_an_error_says_what_had_been_paid_for_before(loaded: Notebook, con: Con,
         add_endpoint(con, base_url=model.url, max_concurrency=1, max_retries=0)
         shown = loaded.fail(f"%%ai_sql\n{ASK_THREE}")
 
-        assert "Done before: 3 calls, 1 failed" in shown
+        assert "The cell came to: 3 calls, 1 failed" in shown
+        assert "Answers that came are used again" in shown
         loaded.fail(f"%%ai_sql\n{ASK_THREE}")
         assert model.request_count == 4
+
+
+def test_an_error_says_what_was_paid_for_an_answer_that_could_not_be_used(
+    loaded: Notebook, con: Con, model: MockModel
+) -> None:
+    con.execute(PRICED)
+
+    shown = loaded.fail("%ai_sql select ai_query('chat', 'a', returnType => 'INT')")
+
+    [(cost, tokens)] = con.execute(
+        "select sum(cost_usd), sum(input_token_count + output_token_count) from fleming.serving.endpoint_usage"
+    ).fetchall()
+    assert cost > 0
+    assert f"The cell came to: 1 call, 1 failed · {tokens} tokens · {money(cost)}." in shown
+    assert "used again" not in shown
+
+
+def test_calls_that_were_broken_off_are_told_apart_and_are_no_reason_to_insert_a_price(
+    loaded: Notebook, con: Con, add_endpoint: AddEndpoint
+) -> None:
+    con.execute(PRICED)
+
+    def reply(received: Received) -> Reply:
+        return echo_chat(received) if "Ticket 0" in str(received.json()) else Reply(hang=True)
+
+    with MockModel(reply) as model:
+        add_endpoint(con, base_url=model.url, max_concurrency=2, max_retries=0)
+        stopper = threading.Thread(target=_interrupt_at, args=(con, model, 3))
+        stopper.start()
+        shown = loaded.fail(f"%%ai_sql\n{ASK_THREE}")
+        stopper.join()
+
+    assert "The cell came to: 3 calls, 2 broken off, their cost is not known · " in shown
+    assert "tokens · at least $" in shown
+    assert "failed" not in shown
+    assert "config_problems" not in shown
+
+
+def _interrupt_at(con: Con, model: MockModel, requests: int) -> None:
+    model.wait_until(lambda server: server.request_count == requests and server.in_flight == 2)
+    con.interrupt()
+
+
+@pytest.mark.parametrize(
+    ("spending", "words"),
+    [
+        ({"failed": 1, "cost_usd": None, "unknown": 1}, "2 calls, 1 failed · 0 tokens · cost unknown"),
+        (
+            {"cost_usd": 0.0, "unknown": 1, "unpriced": 1},
+            "cost unknown (fleming.config_problems has the price to insert)",
+        ),
+        ({"cost_usd": 0.5, "unknown": 1, "unpriced": 1}, "2 calls · 0 tokens · at least $0.50"),
+        ({"broken_off": 2, "cost_usd": 0.0}, "2 calls, 2 broken off · 0 tokens · $0"),
+        (
+            {"broken_off": 2, "cost_usd": None, "unknown": 2, "unknown_broken_off": 2},
+            "2 calls, 2 broken off, their cost is not known · 0 tokens",
+        ),
+    ],
+)
+def test_an_unknown_cost_is_told_with_its_cause(spending: dict[str, Any], words: str) -> None:
+    assert Spending(calls=2, **spending).words().endswith(words)
+
+
+def test_a_model_without_a_price_is_said_to_need_one(loaded: Notebook, model: MockModel) -> None:
+    assert "config_problems has the price" in loaded.run(f"%%ai_sql\n{ASK_THREE}").footer
 
 
 def test_an_error_within_a_transaction_is_told_as_any_other(loaded: Notebook, con: Con, model: MockModel) -> None:
@@ -298,6 +419,19 @@ def test_jupysql_runs_on_a_connection_with_a_gateway(notebook: Notebook, add_end
 def test_an_empty_result_can_be_shown() -> None:
     import pyarrow as pa
 
-    from fleming_sql.notebook.spending import Spending
-
     assert repr(AiResult(pa.table({"a": []}), Spending(), 0.1)).endswith("0 rows · no calls · 0.1 s")
+
+
+def test_values_that_python_has_no_form_for_are_shown_as_duckdb_writes_them() -> None:
+    with fleming_sql.connect() as con:
+        shown = run_cell(con, "select 'infinity'::timestamp as a, interval 1 month as b, date '290000-01-01' as c", {})
+    assert [text in shown._repr_html_() for text in ("infinity", "1 month", "290000-01-01")] == [True] * 3
+
+
+def test_a_cell_can_end_a_transaction_that_failed() -> None:
+    with fleming_sql.connect() as con:
+        con.execute("begin")
+        with pytest.raises(duckdb.Error):
+            con.execute("select error('x')")
+        run_cell(con, "rollback", {})
+        assert len(run_cell(con, "select 1 as a", {})) == 1

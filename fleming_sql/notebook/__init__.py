@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 from fleming_sql.errors import FlemingError
 from fleming_sql.notebook.connections import NoConnection
@@ -13,7 +14,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FlemingMagics", "load", "unload"]
 
+_ASKS_FOR_HELP: Final = re.compile(r"%%ai_sql\s+(--help|-h)\s*")
 _MAGICS = {"line": ("fleming", "ai_sql"), "cell": ("ai_sql",)}
+
+
+def ask_for_help(lines: list[str]) -> list[str]:
+    """Make `%%ai_sql --help` a line of its own: IPython calls no cell magic that has nothing below it."""
+    return [lines[0][1:]] if len(lines) == 1 and _ASKS_FOR_HELP.fullmatch(lines[0]) else lines
 
 
 def load(shell: InteractiveShell) -> None:
@@ -25,8 +32,10 @@ def load(shell: InteractiveShell) -> None:
     Raises:
         CellError: The connection cannot be given a gateway.
     """
+    unload(shell)
     magics = FlemingMagics(shell)
     shell.register_magics(magics)
+    shell.input_transformers_cleanup.append(ask_for_help)
     try:
         magics.welcome()
     except (NoConnection, FlemingError):
@@ -36,6 +45,8 @@ def load(shell: InteractiveShell) -> None:
 
 def unload(shell: InteractiveShell) -> None:
     """Take the magics away; connections keep their gateways, since cells may still use them."""
+    transformers = shell.input_transformers_cleanup
+    transformers[:] = [each for each in transformers if each is not ask_for_help]
     for kind, names in _MAGICS.items():
         for name in names:
             shell.magics_manager.magics[kind].pop(name, None)

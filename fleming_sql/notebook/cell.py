@@ -81,9 +81,10 @@ def _told(error: BaseException, spending: Spending) -> str:
     text = explained(error)
     if _is_interrupt(error) or text.startswith("[CANCELLED]"):
         text = "interrupted; what was under way is broken off"
-    if spending.calls - spending.failed - spending.reused <= 0:
+    if spending.calls - spending.reused <= 0:
         return text
-    return f"{text}\nDone before: {spending.words()}. Answers that came are used again when the cell runs again."
+    again = " Answers that came are used again when the cell runs again." if spending.answered else ""
+    return f"{text}\nThe cell came to: {spending.words()}.{again}"
 
 
 def _is_interrupt(error: BaseException) -> bool:
@@ -96,7 +97,10 @@ def _is_interrupt(error: BaseException) -> bool:
 @contextmanager
 def _without_duckdbs_bar(con: Con) -> Iterator[None]:
     """Keep DuckDB from drawing a bar of its own below this one; in notebooks it has it switched on."""
-    [(was_on,)] = con.execute("select current_setting('enable_progress_bar')").fetchall()
+    try:
+        [(was_on,)] = con.execute("select current_setting('enable_progress_bar')").fetchall()
+    except duckdb.TransactionException:  # one that failed, which the cell may end
+        was_on = False
     if not was_on:
         yield
         return

@@ -51,12 +51,12 @@ def find(variables: Mapping[str, Any], wanted: str | None = None) -> Found:
     if wanted is not None:
         return Found(_named(variables, wanted), wanted)
     for name in _USUAL_NAMES:
-        if _is_connection(variables.get(name)):
+        if is_connection(variables.get(name)):
             return Found(variables[name], name)
     current = _of_jupysql()
     if current is not None:
         return Found(current, "JupySQL's current connection")
-    others = {id(value): name for name, value in variables.items() if name[:1] != "_" and _is_connection(value)}
+    others = {id(value): name for name, value in variables.items() if name[:1] != "_" and is_connection(value)}
     if len(others) > 1:
         names = " or ".join(sorted(others.values()))
         raise NoConnection(f"several variables hold a DuckDB connection: say which with --connection {names}")
@@ -67,11 +67,11 @@ def find(variables: Mapping[str, Any], wanted: str | None = None) -> Found:
 
 def _named(variables: Mapping[str, Any], name: str) -> Con:
     if name not in variables:
-        known = sorted(key for key, value in variables.items() if key[:1] != "_" and _is_connection(value))
+        known = sorted(key for key, value in variables.items() if key[:1] != "_" and is_connection(value))
         others = f"{', '.join(known)} would do" if known else f"make it with {name} = fleming_sql.connect()"
         raise NoConnection(f"--connection {name}: no variable of this notebook has that name; {others}")
     value = variables[name]
-    if not _is_connection(value):
+    if not is_connection(value):
         raise NoConnection(
             f"--connection {name}: the variable holds no DuckDB connection but {type(value).__name__}; make one with "
             "fleming_sql.connect() or duckdb.connect()"
@@ -80,7 +80,8 @@ def _named(variables: Mapping[str, Any], name: str) -> Con:
     return con
 
 
-def _is_connection(value: object) -> bool:
+def is_connection(value: object) -> bool:
+    """Return whether a value is a DuckDB connection, with a gateway or without."""
     return isinstance(value, duckdb.DuckDBPyConnection | Connection)
 
 
@@ -88,4 +89,4 @@ def _of_jupysql() -> Con | None:
     module = sys.modules.get("sql.connection")
     manager = getattr(module, "ConnectionManager", None)
     held = getattr(getattr(manager, "current", None), "_connection", None)
-    return held if _is_connection(held) else None
+    return held if is_connection(held) else None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 import duckdb
-from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 
 from fleming_sql.connection import Connection, attach
 from fleming_sql.errors import FlemingError
 from fleming_sql.notebook.cell import run_cell
-from fleming_sql.notebook.connections import Found, find
+from fleming_sql.notebook.connections import Found, find, is_connection
 from fleming_sql.notebook.errors import CellError, explained
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _OPTION: Final = re.compile(r"\s*(--?[A-Za-z][\w-]*)(?:[ =]\s*(\S+))?\s*")
 _NAMES: Final = {"--connection": "connection", "-c": "connection", "--out": "out", "-o": "out"}
+_HELP: Final = ("--help", "-h")
 
 
 @magics_class
@@ -38,10 +40,14 @@ class FlemingMagics(Magics):
         found = self._attached()
         click.echo(f"ai_query works on {found.name}{_hint(found)}")
 
+    @no_var_expand
     @line_magic
     def fleming(self, line: str) -> None:
         """Choose the connection that `%%ai_sql` uses: `%fleming --connection con`; without one, say which it is."""
         options, rest = _options(line)
+        if "help" in options:
+            click.echo(inspect.getdoc(type(self).fleming))
+            return
         if rest or "out" in options:
             raise CellError(f"%fleming takes --connection and the name of a variable, not {rest or '--out'!r}")
         wanted = options.get("connection")
@@ -50,14 +56,18 @@ class FlemingMagics(Magics):
             self._chosen = wanted
         self.welcome()
 
+    @no_var_expand  # IPython would paste variables into the line, and what is in them would be SQL
     @line_cell_magic
-    def ai_sql(self, line: str, cell: str | None = None) -> AiResult:
+    def ai_sql(self, line: str, cell: str | None = None) -> AiResult | None:
         """Run SQL and show the rows with what they cost.
 
         `%%ai_sql [--connection NAME] [--out NAME]` with the SQL below, or `%ai_sql [--connection NAME] select …`.
         `$name` in the SQL is the value of the notebook's variable; `--out` stores the result under a name.
         """
         options, rest = _options(line)
+        if "help" in options:
+            click.echo(inspect.getdoc(type(self).ai_sql))
+            return None
         if cell is not None and rest:
             raise CellError(f"the SQL of %%ai_sql starts on the second line; in the first one stands {rest!r}")
         text = rest if cell is None else cell
@@ -66,6 +76,8 @@ class FlemingMagics(Magics):
         out = options.get("out")
         if out is not None and not out.isidentifier():
             raise CellError(f"--out {out}: that cannot be the name of a variable")
+        if out is not None and is_connection(self._variables.get(out)):
+            raise CellError(f"--out {out}: the variable {out} holds a connection, which it would replace; name another")
         result = run_cell(self._find(options.get("connection")).con, text, self._variables)
         if out is not None:
             self._variables[out] = result
@@ -85,7 +97,7 @@ class FlemingMagics(Magics):
 
 
 def _options(line: str) -> tuple[dict[str, str], str]:
-    """Return the options in front of a line, and the rest.
+    """Return the options in front of a line, and the rest; `help` ends them.
 
     Raises:
         CellError: An option is not known, or has no value.
@@ -93,6 +105,8 @@ def _options(line: str) -> tuple[dict[str, str], str]:
     options: dict[str, str] = {}
     while match := _OPTION.match(line):
         name, value = match.groups()
+        if name in _HELP:
+            return {**options, "help": ""}, ""
         if name not in _NAMES:
             raise CellError(f"{name} is no option: there are --connection NAME and --out NAME")
         if value is None:

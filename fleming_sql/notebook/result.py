@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
@@ -90,7 +90,7 @@ class AiResult:
         if self._table is not None:
             names = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in self._table.column_names)
             yield f"<table><thead><tr>{names}</tr></thead><tbody>"
-            for row in zip(*(column.to_pylist() for column in self._table.slice(0, _ROWS_SHOWN).columns), strict=True):
+            for row in _texts(self._table.slice(0, _ROWS_SHOWN)):
                 yield f"<tr>{''.join(map(_cell, row))}</tr>"
             yield "</tbody></table>"
         yield f'<div style="font-size: 90%; opacity: 0.8">{self._shown}{escape(self.footer)}</div>'
@@ -109,11 +109,18 @@ def _clipped(table: pa.Table) -> pa.Table:
     return table
 
 
+def _texts(table: pa.Table) -> list[tuple[str | None, ...]]:
+    """Return rows as DuckDB writes them: Python has no infinite times, and other words for intervals."""
+    with duckdb.connect() as con:
+        texts = ", ".join(f"cast(#{number} as varchar)" for number in range(1, table.num_columns + 1))
+        return con.from_arrow(table).project(texts).fetchall()
+
+
 def _cut(text: str | None, longest: int) -> str | None:
     return text if text is None or len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def _cell(value: Any) -> str:
+def _cell(value: str | None) -> str:
     if value is None:
         return f'<td style="{_CELL}"><i style="opacity: 0.6">NULL</i></td>'
-    return f'<td style="{_CELL}">{escape(_cut(str(value), _LONGEST) or "")}</td>'
+    return f'<td style="{_CELL}">{escape(_cut(value, _LONGEST) or "")}</td>'
