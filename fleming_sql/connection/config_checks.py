@@ -14,9 +14,10 @@ from typing import Any, Final
 from fleming_sql import guardrails, jsontext
 from fleming_sql.guardrails import BadConfig, Guardrail, Surroundings, check_pii_entity, make_guardrail
 from fleming_sql.guardrails.base import PolicyGuardrail
-from fleming_sql.providers import ProviderRegistry
+from fleming_sql.providers import BadProviderRequest, ProviderRegistry
+from fleming_sql.providers.provider_config import checked_address
 from fleming_sql.store.policy_sandbox import ExpressionFailed, PolicySandbox
-from fleming_sql.types import PiiEntity, PolicyEvent, SqlMacro
+from fleming_sql.types import PiiEntity, PolicyEvent, ServedEntity, SqlMacro
 
 _VERDICTS: Final = re.compile(r'VARCHAR|JSON|VARIANT|"?NULL"?|(?:STRUCT|ENUM)\(.*\)', re.DOTALL)
 """Types of what a SQL policy may return."""
@@ -40,17 +41,20 @@ class ConfigChecks:
 
     def __init__(self) -> None:
         self._sandbox = PolicySandbox()
+        self._providers = ProviderRegistry()
 
     def check(self, subject: str, row: str, surroundings: str | None) -> str | None:
         """Return what is wrong with a row of a config table, None where nothing is. It never raises.
 
         Args:
-            subject: `guardrail` or `pii_entity`.
-            row: JSON object: its `kind`, `behavior` and `config` (as text), or all of `types.PiiEntity`.
+            subject: `guardrail`, `pii_entity` or `served_entity`.
+            row: JSON object: its `kind`, `behavior` and `config` (as text); all of `types.PiiEntity`; or of an entity
+                `task` and what `Provider.check` looks at, `provider_config` as text.
             surroundings: JSON object with what a guardrail's config may refer to: `pii_entities` and `macros`.
 
         Returns:
-            JSON object with `problem` and `remedy`; for an entity the `column` too, NULL where no single one is wrong.
+            JSON object with `problem` and `remedy`; for either entity the `column` too, NULL where it is not
+                one alone.
 
         Example:
             >>> row = '{"kind": "no such kind", "behavior": "block", "config": "{}"}'
@@ -59,7 +63,10 @@ class ConfigChecks:
         """
         try:
             values, known = jsontext.loads(row), jsontext.loads(surroundings or "{}")
-            found = self._check_guardrail(values, known) if subject == "guardrail" else _check_entity(values)
+            if subject == "served_entity":
+                found = self._check_served_entity(values)
+            else:
+                found = self._check_guardrail(values, known) if subject == "guardrail" else _check_entity(values)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001  whatever it is, a panic of native code too, the row cannot be used
@@ -86,6 +93,31 @@ class ConfigChecks:
                     "remedy": "have it return 'ALLOW', 'DENY' or 'ASK', or a struct with result, reason and message",
                 }
         return made if isinstance(made, dict) else None
+
+    def _check_served_entity(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        entity = _served_entity(row)
+        if entity is None:
+            return None
+        try:
+            if entity.base_url is not None:
+                checked_address(entity, "base_url", entity.base_url)
+            self._providers.get(entity.provider).check(entity, row["task"])
+        except BadProviderRequest as error:
+            remedy = f"change the column {error.column or 'provider_config'} of the row"
+            return {"problem": error.problem, "remedy": remedy, "column": error.column}
+        return None
+
+
+def _served_entity(row: Mapping[str, Any]) -> ServedEntity | None:
+    """Return the entity that a row describes, without parameters; None where its provider_config is no object."""
+    try:
+        config = jsontext.loads(row["provider_config"])
+    except ValueError:  # what DuckDB takes for JSON and nobody else: told of when the configuration is read
+        return None
+    if not isinstance(config, dict):
+        return None
+    columns = {key: row[key] for key in ("endpoint", "name", "provider", "model", "base_url", "credential")}
+    return ServedEntity("", **columns, traffic_percentage=100.0, position=1, parameters={}, provider_config=config)
 
 
 def _made(row: Mapping[str, Any], known: Mapping[str, Any]) -> Guardrail | dict[str, Any] | None:

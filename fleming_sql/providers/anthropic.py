@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 from fleming_sql.jsontext import dumpb, dumps
 from fleming_sql.providers.anthropic_requests import to_body
 from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider
+from fleming_sql.providers.provider_config import address_of, config_problem
 from fleming_sql.providers.rendering import known
 from fleming_sql.providers.usage import read_count, read_text
 from fleming_sql.types import CHAT, Answer, ModelRequest, OutgoingRequest, Secret, ServedEntity, Usage
@@ -53,7 +54,7 @@ class Anthropic(Provider):
             raise BadProviderRequest(
                 f'provider "{entity.provider}" cannot serve the task {request.task} (table endpoints, column task)'
             )
-        base = (entity.base_url or BASE_URL).rstrip("/")
+        base = address_of(entity) or BASE_URL
         url = f"{base}/messages" if base.endswith("/v1") else f"{base}/v1/messages"
         headers = {"anthropic-version": _config(entity, "anthropic_version") or VERSION}
         if beta := _config(entity, "anthropic_beta"):
@@ -115,10 +116,7 @@ def _config(entity: ServedEntity, key: str) -> str | None:
         return ",".join(value)
     if value is None or isinstance(value, str):
         return value or None
-    raise BadProviderRequest(
-        f'key "{key}" must be a text: table served_entities, row "{entity.endpoint}/{entity.name}", '
-        f"column provider_config"
-    )
+    raise config_problem(entity, key, "must be a text")
 
 
 def _tool_input(blocks: list[dict[str, Any]]) -> str | None:

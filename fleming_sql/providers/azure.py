@@ -12,7 +12,14 @@ from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
 
 from fleming_sql.providers.base import LoginRefused
-from fleming_sql.providers.provider_config import config_problem, config_text
+from fleming_sql.providers.provider_config import (
+    checked_address,
+    config_problem,
+    config_text,
+    in_path,
+    names,
+    secret_missing,
+)
 from fleming_sql.types import OutgoingRequest, Secret, ServedEntity
 
 AUTHORITY: Final = "https://login.microsoftonline.com"
@@ -65,7 +72,8 @@ def deployment_url(base: str, entity: ServedEntity, path: str) -> str:
         BadProviderRequest: The deployment or the version is missing.
     """
     deployment, version = (azure_text(entity, key) for key in ("openai_deployment_name", "openai_api_version"))
-    return f"{base}/openai/deployments/{quote(deployment, safe='')}{path}?api-version={quote(version)}"
+    deployment = in_path(entity, "openai_deployment_name", deployment)
+    return f"{base}/openai/deployments/{deployment}{path}?api-version={quote(version)}"
 
 
 def uses_entra(entity: ServedEntity) -> bool:
@@ -74,14 +82,14 @@ def uses_entra(entity: ServedEntity) -> bool:
     Raises:
         BadProviderRequest: Its settings are there in part, or openai_api_type is not `azuread`.
     """
-    given = sorted(_ENTRA & entity.provider_config.keys())
+    given = sorted(key for key in _ENTRA if names(entity, key))
     if not given:
         return False
     if api_type(entity) != "azuread":
         raise config_problem(entity, given[0], 'goes with openai_api_type "azuread"')
-    for key in (_TENANT, _CLIENT):
-        azure_text(entity, key)
-    authority = urlsplit(config_text(entity, _AUTHORITY) or AUTHORITY)
+    in_path(entity, _TENANT, azure_text(entity, _TENANT))
+    azure_text(entity, _CLIENT)
+    authority = urlsplit(_authority(entity))
     if authority.scheme != "https" and authority.hostname not in ("localhost", "127.0.0.1"):
         raise config_problem(entity, _AUTHORITY, "must begin with https://, for a secret goes there")
     return True
@@ -97,22 +105,32 @@ def token_request(entity: ServedEntity, secrets: Mapping[str, Secret]) -> Outgoi
     tenant, client = (_plain(entity, secrets, key) for key in (_TENANT, _CLIENT))
     secret = secrets.get(_SECRET) or secrets.get("credential")
     if secret is None:
-        raise LoginRefused(
-            f"{_CLIENT} needs a secret beside it: name it in the column credential, or as {_SECRET} in "
-            f"provider_config (fleming.served_entities, row {entity.endpoint}/{entity.name})"
-        )
+        raise LoginRefused(str(secret_missing(entity, _CLIENT, _SECRET)))
     form = {
         "grant_type": "client_credentials",
         "client_id": client,
         "client_secret": secret.reveal(),
         "scope": config_text(entity, _SCOPE) or SCOPE,
     }
-    authority = (config_text(entity, _AUTHORITY) or AUTHORITY).rstrip("/")
     return OutgoingRequest(
-        f"{authority}/{quote(tenant, safe='')}/oauth2/v2.0/token",
+        f"{_authority(entity)}/{in_path(entity, _TENANT, tenant)}/oauth2/v2.0/token",
         urlencode(form).encode(),
         {"content-type": "application/x-www-form-urlencoded"},
     )
+
+
+def check_login(entity: ServedEntity) -> None:
+    """Check that a service principal has a secret.
+
+    Raises:
+        BadProviderRequest: It has none, or its settings are wrong.
+    """
+    if uses_entra(entity) and not entity.credential and not names(entity, _SECRET):
+        raise secret_missing(entity, _CLIENT, _SECRET)
+
+
+def _authority(entity: ServedEntity) -> str:
+    return checked_address(entity, _AUTHORITY, config_text(entity, _AUTHORITY) or AUTHORITY)
 
 
 def _plain(entity: ServedEntity, secrets: Mapping[str, Secret], key: str) -> str:

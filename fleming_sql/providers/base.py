@@ -17,7 +17,7 @@ import httpx
 from fleming_sql.providers.refusals import read_refusal
 from fleming_sql.providers.rendering import render_openai
 from fleming_sql.sqltext import quote_text
-from fleming_sql.types import Answer, ModelRequest, OutgoingRequest, Refusal, Secret, ServedEntity
+from fleming_sql.types import Answer, ModelRequest, OutgoingRequest, Refusal, Secret, ServedEntity, Task
 
 _MAX_DEPTH: Final = 8
 _MESSAGE_KEYS: Final = ("error", "message", "detail", "msg", "error_message", "errors")
@@ -41,7 +41,14 @@ class BadProviderRequest(Exception):
 
     Args:
         message: What is wrong, naming the table and column or the argument to change.
+        column: Of `served_entities`, where a row of that is wrong.
+        problem: What is wrong with that column, without saying where it stands; by default the message.
     """
+
+    def __init__(self, message: str, *, column: str | None = None, problem: str | None = None) -> None:
+        super().__init__(message)
+        self.column = column
+        self.problem = problem or message
 
 
 class LoginRefused(Exception):
@@ -132,6 +139,28 @@ class Provider(ABC):
             BadProviderRequest: This wire format has no place for the request.
         """
 
+    def check(self, entity: ServedEntity, task: Task) -> None:
+        """Check an entity's row as far as that goes without a request: what is wrong becomes a row of config_problems.
+
+        By default a small request of the task is encoded. A provider adds what it otherwise meets later, such as a
+        login that lacks a secret. It is asked whenever the configuration is read, so it asks nobody in its turn.
+
+        Args:
+            entity: The entity, without parameters.
+            task: Of its endpoint, one of the provider's own.
+
+        Raises:
+            BadProviderRequest: The row can never work. No secret is in it.
+        """
+        asked = ({"role": "user", "content": "x"},)
+        outgoing = self.encode(entity, ModelRequest(task, {}, messages=asked, inputs=("x",), fields={"input": "x"}))
+        for name, value in outgoing.headers.items():
+            if not (value.isascii() and value.isprintable()):
+                raise BadProviderRequest(
+                    f'the value for the header "{name}" must be printable ASCII on one line', column="provider_config"
+                )
+        self.max_inputs(entity)
+
     def authorize(
         self,
         entity: ServedEntity,
@@ -158,7 +187,7 @@ class Provider(ABC):
         """Exchange the entity's credentials for ones that requests carry, such as an OAuth token.
 
         Called where `logs_in` says so, once for all requests that need the same. What blocks, such as a library that
-        asks the machine for its credentials, goes through `asyncio.to_thread`.
+        asks the machine for its credentials, goes through `blocking.in_daemon_thread` and has timeouts of its own.
 
         Args:
             entity: The entity that will be called.
@@ -230,7 +259,11 @@ class Provider(ABC):
         return read_refusal(status, payload)
 
     def max_inputs(self, entity: ServedEntity) -> int:
-        """Return how many embedding inputs one request may carry; 1 means that they are sent one by one."""
+        """Return how many embedding inputs one request may carry; 1 means that they are sent one by one.
+
+        Raises:
+            BadProviderRequest: The entity's row says something else than a number.
+        """
         return 1
 
     def transport(self, entity: ServedEntity) -> httpx.AsyncBaseTransport | None:
@@ -250,6 +283,20 @@ def with_parameters(body: Mapping[str, Any], parameters: Mapping[str, Any]) -> d
     if parameters.get("stream"):
         raise BadProviderRequest('the parameter "stream" has no place: answers are read whole')
     return {**body, **parameters}
+
+
+def object_parameter(parameters: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return a parameter that is an object, an empty one where it is missing or null.
+
+    Raises:
+        BadProviderRequest: It is something else.
+    """
+    value = parameters.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise BadProviderRequest(f'the parameter "{key}" must be an object, and is {type(value).__name__}')
+    return dict(value)
 
 
 def find_error_message(payload: Any) -> str:

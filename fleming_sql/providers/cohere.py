@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 from fleming_sql.jsontext import dumpb
 from fleming_sql.providers.base import BadProviderRequest, Provider, with_parameters
 from fleming_sql.providers.cohere_answers import read_chat, read_embeddings, render_chat, render_embeddings
-from fleming_sql.providers.provider_config import config_text
+from fleming_sql.providers.provider_config import address_of
 from fleming_sql.types import CHAT, EMBEDDINGS, Answer, ModelRequest, OutgoingRequest, ResponseFormat, ServedEntity
 
 BASE_URL: Final = "https://api.cohere.com"
@@ -84,8 +84,7 @@ class Cohere(Provider):
 
 
 def _base_url(entity: ServedEntity) -> str:
-    base = entity.base_url or config_text(entity, "cohere_api_base") or BASE_URL
-    return f"{_VERSION.sub('', base.rstrip('/'))}/v2"
+    return f"{_VERSION.sub('', address_of(entity, 'cohere_api_base') or BASE_URL)}/v2"
 
 
 def _embed_body(entity: ServedEntity, request: ModelRequest) -> dict[str, Any]:
@@ -124,7 +123,7 @@ def _setting(key: str, value: Any) -> dict[str, Any]:
     if key == "stop":
         return {"stop_sequences": [value] if isinstance(value, str) else value}
     if key == "reasoning_effort":
-        if value not in _THINKING:
+        if not isinstance(value, str) or value not in _THINKING:
             raise BadProviderRequest(
                 f'the parameter "reasoning_effort" is {value!r} and must be none or high, since Cohere\'s models know '
                 'no other; "thinking": {"type": "enabled", "token_budget": 500} sets a limit'

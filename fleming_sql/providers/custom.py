@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from fleming_sql.providers.openai import OpenAI
-from fleming_sql.providers.provider_config import config_problem, config_text
+from fleming_sql.providers.provider_config import address_of, config_problem, names
 from fleming_sql.types import ModelRequest, OutgoingRequest, Secret, ServedEntity
 
 _URL: Final = "custom_provider_url"
@@ -71,16 +71,15 @@ class Custom(OpenAI):
         Raises:
             BadProviderRequest: There is none.
         """
-        url = entity.base_url or config_text(entity, _URL)
+        url = address_of(entity, _URL)
         if url is None:
             raise config_problem(entity, _URL, "is missing: the address of the server")
-        url = url.rstrip("/")
         path = next((path for path in _PATHS if url.endswith(path)), "")
         return url.removesuffix(path)
 
 
 def _check_auth(entity: ServedEntity) -> None:
-    ways = [key for key in (_BEARER, _KEY) if key in entity.provider_config]
+    ways = [key for key in (_BEARER, _KEY) if names(entity, key)]
     if len(ways) == 2 or (ways and entity.credential):
         raise config_problem(
             entity, ways[-1], "is one way too many to authenticate: keep the column credential, or one of the two keys"

@@ -11,7 +11,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from fleming_sql.providers.base import BadAnswer, BadProviderRequest, find_error_message, with_parameters
+from fleming_sql.providers.base import (
+    BadAnswer,
+    BadProviderRequest,
+    find_error_message,
+    object_parameter,
+    with_parameters,
+)
 from fleming_sql.providers.openai_answers import read_chat, read_completion, read_embeddings
 from fleming_sql.providers.openai_requests import request_body
 from fleming_sql.providers.openai_responses import read_response, render_response, responses_body
@@ -169,7 +175,7 @@ def _with_trace(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     if "return_trace" not in parameters:
         return parameters
     others = {key: value for key, value in parameters.items() if key != "return_trace"}
-    return {**others, _OPTIONS: {"return_trace": parameters["return_trace"], **(others.get(_OPTIONS) or {})}}
+    return {**others, _OPTIONS: {"return_trace": parameters["return_trace"], **object_parameter(others, _OPTIONS)}}
 
 
 def _wants_trace(parameters: Mapping[str, Any]) -> bool:

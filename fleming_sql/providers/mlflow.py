@@ -13,7 +13,7 @@ from fleming_sql.providers.invocations import (
     read_invocation,
     render_invocation,
 )
-from fleming_sql.providers.provider_config import config_problem, config_text
+from fleming_sql.providers.provider_config import address_of, config_problem, config_text
 from fleming_sql.types import Answer, ModelRequest, OutgoingRequest, ServedEntity
 
 
@@ -51,12 +51,13 @@ class MlflowModelServing(Provider):
         return render_invocation(request, answer)
 
     def _url(self, entity: ServedEntity) -> str:
-        if not entity.base_url:
+        base = address_of(entity)
+        if base is None:
             raise BadProviderRequest(
                 f'provider "{entity.provider}" has no address of its own: set the column base_url of '
-                f'fleming.served_entities, row "{entity.endpoint}/{entity.name}", such as http://127.0.0.1:5000'
+                f'fleming.served_entities, row "{entity.endpoint}/{entity.name}", such as http://127.0.0.1:5000',
+                column="base_url",
             )
-        base = entity.base_url.rstrip("/")
         return base if base.endswith("/invocations") else f"{base}/invocations"
 
 

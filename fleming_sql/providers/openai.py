@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from fleming_sql.providers.azure import (
     TOKEN,
     api_type,
     azure_text,
+    check_login,
     deployment_url,
     token_request,
     uses_entra,
@@ -21,7 +23,7 @@ from fleming_sql.providers.oauth import read_token
 from fleming_sql.providers.openai_answers import read_chat, read_completion, read_embeddings
 from fleming_sql.providers.openai_requests import request_body
 from fleming_sql.providers.openai_responses import read_response, render_response, responses_body
-from fleming_sql.providers.provider_config import config_problem, config_text
+from fleming_sql.providers.provider_config import address_of, config_problem, config_text, max_inputs_per_request
 from fleming_sql.providers.usage import read_usage
 from fleming_sql.types import (
     AGENT_CHAT,
@@ -35,6 +37,7 @@ from fleming_sql.types import (
     OutgoingRequest,
     Secret,
     ServedEntity,
+    Task,
 )
 
 BASE_URL: Final = "https://api.openai.com/v1"
@@ -80,7 +83,6 @@ class OpenAI(Provider):
         Raises:
             BadProviderRequest: The provider_config cannot work, or a parameter has no place.
         """
-        uses_entra(entity)  # says what is wrong with its settings
         model = _model(entity, request.task)
         if request.task in _RESPONSES:
             body = {**model, **responses_body(request)}
@@ -91,6 +93,15 @@ class OpenAI(Provider):
         organization = config_text(entity, "openai_organization")
         headers = {"openai-organization": organization} if organization else {}
         return OutgoingRequest(self._url(entity, request.task), dumpb(body), headers)
+
+    def check(self, entity: ServedEntity, task: Task) -> None:
+        """Check the row.
+
+        Raises:
+            BadProviderRequest: It can never work.
+        """
+        super().check(entity, task)
+        check_login(entity)
 
     def authorize(
         self, entity: ServedEntity, outgoing: OutgoingRequest, secrets: Mapping[str, Secret]
@@ -150,9 +161,8 @@ class OpenAI(Provider):
         return render_response(answer) if request.task in _RESPONSES else super().render(request, answer)
 
     def max_inputs(self, entity: ServedEntity) -> int:
-        """Return `max_inputs_per_request` of the provider_config where it is a number, else 256."""
-        value = entity.provider_config.get("max_inputs_per_request", MAX_INPUTS)
-        return max(1, int(value)) if isinstance(value, int | float) else MAX_INPUTS
+        """Return `max_inputs_per_request` of the provider_config where it has one, else 256."""
+        return max_inputs_per_request(entity, MAX_INPUTS)
 
     def base_url(self, entity: ServedEntity) -> str:
         """Return the address that the task's path is appended to."""
@@ -195,12 +205,17 @@ def _parameters(entity: ServedEntity, given: Mapping[str, Any]) -> Mapping[str, 
 
 
 def _base_url(entity: ServedEntity) -> str:
-    base = entity.base_url or config_text(entity, "openai_api_base")
+    base = address_of(entity, "openai_api_base")
     if base is None and api_type(entity) != "openai":
         base = azure_text(entity, "openai_api_base")
-    return (base or BASE_URL).rstrip("/")
+    return base or BASE_URL
 
 
 def _is_openai(entity: ServedEntity) -> bool:
-    host = urlsplit(_base_url(entity)).hostname or ""
+    return _is_openais(_base_url(entity))
+
+
+@lru_cache(maxsize=1024)
+def _is_openais(address: str) -> bool:
+    host = urlsplit(address).hostname or ""
     return host == "api.openai.com" or host.endswith(".api.openai.com")

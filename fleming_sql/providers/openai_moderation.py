@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from fleming_sql.jsontext import dumpb
 from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider, find_error_message
 from fleming_sql.providers.openai import BASE_URL
-from fleming_sql.providers.provider_config import config_text
+from fleming_sql.providers.provider_config import address_of, config_text
 from fleming_sql.types import CUSTOM, Answer, ModelRequest, OutgoingRequest, ServedEntity, Usage
 
 
@@ -87,7 +87,7 @@ class OpenAIModeration(Provider):
 
 
 def _base_url(entity: ServedEntity) -> str:
-    return (entity.base_url or BASE_URL).rstrip("/")
+    return address_of(entity) or BASE_URL
 
 
 def _input(fields: Any) -> Any:

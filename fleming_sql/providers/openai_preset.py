@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from fleming_sql.jsontext import dumps
 from fleming_sql.providers.base import BadProviderRequest, ProviderFacts
 from fleming_sql.providers.openai import OpenAI
 from fleming_sql.providers.presets import Preset
-from fleming_sql.providers.provider_config import config_problem, config_text
+from fleming_sql.providers.provider_config import address_of, config_problem, config_text, in_path
 from fleming_sql.types import Answer, ModelRequest, OutgoingRequest, ResponseFormat, ServedEntity
 
 _FORMATS: Final = "response_formats"
@@ -72,9 +72,7 @@ class OpenAIPreset(OpenAI):
                 f'provider "{entity.provider}" cannot serve the task {request.task} (table endpoints, column task)'
             )
         self._check_parameters(entity, request.parameters)
-        known = replace(
-            entity, base_url=self.base_url(entity), provider_config={**self._defaults, **entity.provider_config}
-        )
+        known = replace(entity, base_url=self.base_url(entity), provider_config=self._settings(entity))
         outgoing = super().encode(known, _with_told_format(known, request))
         headers = {name: config_text(entity, key) for key, name in self._headers.items()}
         return replace(outgoing, headers={**outgoing.headers, **{name: text for name, text in headers.items() if text}})
@@ -96,8 +94,8 @@ class OpenAIPreset(OpenAI):
         return answer
 
     def max_inputs(self, entity: ServedEntity) -> int:
-        """Return `max_inputs_per_request` of the provider_config where it is a number, else the preset's."""
-        return super().max_inputs(replace(entity, provider_config={**self._defaults, **entity.provider_config}))
+        """Return `max_inputs_per_request` of the provider_config where it has one, else the preset's."""
+        return super().max_inputs(replace(entity, provider_config=self._settings(entity)))
 
     def base_url(self, entity: ServedEntity) -> str:
         """Return the entity's address, else the preset's with its gaps filled from provider_config.
@@ -105,15 +103,20 @@ class OpenAIPreset(OpenAI):
         Raises:
             BadProviderRequest: A key for a gap is missing.
         """
-        if entity.base_url:
-            return entity.base_url.rstrip("/")
+        if given := address_of(entity):
+            return given
         parts: dict[str, str] = {}
         for key in self._preset.url_keys:
             value = config_text(entity, key)
             if value is None:
                 raise config_problem(entity, key, f"is missing, and is a part of {self._preset.base_url}")
-            parts[key] = quote(value, safe="")
+            parts[key] = in_path(entity, key, value)
         return self._preset.base_url.format_map(parts)
+
+    def _settings(self, entity: ServedEntity) -> Mapping[str, Any]:
+        """Return the provider_config above what the preset says."""
+        given = {key: value for key, value in entity.provider_config.items() if value is not None}
+        return {**self._defaults, **given}
 
     def _check_parameters(self, entity: ServedEntity, parameters: Mapping[str, Any]) -> None:
         for key in sorted(self._refused & parameters.keys()):

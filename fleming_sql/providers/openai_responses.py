@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from fleming_sql.providers.base import BadAnswer, find_error_message, with_parameters
+from fleming_sql.providers.base import BadAnswer, find_error_message, object_parameter, with_parameters
 from fleming_sql.providers.refusals import read_refusal
 from fleming_sql.providers.rendering import known
 from fleming_sql.types import Answer, ModelRequest, ResponseFormat, Usage
@@ -40,8 +40,10 @@ def responses_body(request: ModelRequest) -> dict[str, Any]:
         body["max_output_tokens"] = limits[0]
     if "reasoning_effort" in given:
         effort = given.pop("reasoning_effort")
-        body["reasoning"] = {"effort": effort, **(given.pop("reasoning", None) or {})}
-    text = {**(given.pop("text", None) or {}), **_text_settings(request.response_format, given)}
+        body["reasoning"] = {"effort": effort, **object_parameter(given, "reasoning")}
+        given.pop("reasoning", None)
+    text = {**object_parameter(given, "text"), **_text_settings(request.response_format, given)}
+    given.pop("text", None)
     if text:
         body["text"] = text
     return with_parameters(body, given)

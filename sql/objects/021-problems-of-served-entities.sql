@@ -12,6 +12,30 @@ group by s.provider;
 
 create or replace macro __problems_of_served_entities() as table
 with
+-- found: what the provider says of its settings, the address and the login; materialized, so that it is asked once
+checked as materialized (
+    select
+        s.*,
+        case
+            when list_contains(p.tasks, e.task) then __fleming_config_check(
+                'served_entity',
+                to_json({
+                    'task': e.task,
+                    'endpoint': s.endpoint,
+                    'name': s.name,
+                    'provider': s.provider,
+                    'model': s.model,
+                    'base_url': s.base_url,
+                    'credential': s.credential,
+                    'provider_config': s.provider_config::varchar
+                })::varchar,
+                null
+            )
+        end as found
+    from served_entities as s
+    left join endpoints as e on e.name = s.endpoint
+    left join providers as p on p.name = s.provider
+),
 breaches as (
     select
         s.endpoint as endpoint,
@@ -63,18 +87,6 @@ breaches as (
                 )
             ),
             __rule(
-                'base_url',
-                not regexp_matches(s.base_url, '^https?://[^/\s]+'),
-                'served entity "' || s.name || '" of endpoint "' || s.endpoint || '" has the base_url "' || s.base_url || '", which is not an http or https address',
-                'change the column base_url to an address that begins with http:// or https://'
-            ),
-            __rule(
-                'base_url',
-                regexp_matches(s.base_url, '^https?://[^/]*@'),
-                'the base_url of served entity "' || s.name || '" of endpoint "' || s.endpoint || '" holds a user name or password',
-                'take it out of the column base_url and name a credential in the column credential'
-            ),
-            __rule(
                 'parameters',
                 json_type(s.parameters) <> 'OBJECT',
                 'the parameters of served entity "' || s.name || '" of endpoint "' || s.endpoint || '" are JSON of type ' || json_type(s.parameters),
@@ -85,9 +97,15 @@ breaches as (
                 json_type(s.provider_config) <> 'OBJECT',
                 'the provider_config of served entity "' || s.name || '" of endpoint "' || s.endpoint || '" is JSON of type ' || json_type(s.provider_config),
                 'change the column provider_config to a JSON object such as {}'
+            ),
+            __rule(
+                s.found ->> '$.column',
+                s.found is not null,
+                'served entity "' || s.name || '" of endpoint "' || s.endpoint || '": ' || (s.found ->> '$.problem'),
+                s.found ->> '$.remedy'
             )
         ]) as rule
-    from served_entities as s
+    from checked as s
     left join endpoints as e on e.name = s.endpoint
     left join providers as p on p.name = s.provider
     left join __nearest_providers() as near on near.given = s.provider
@@ -136,8 +154,10 @@ problems as (
         and (
             regexp_matches(k.key, '(api_key|access_key|private_key|secret|password|token)(_plaintext)?$')
             or regexp_matches(k.fullkey, '^\$\.api_key_auth\.value(_plaintext)?$')
+            or (k.fullkey in ('$.api_key_auth', '$.bearer_token_auth') and k.type = 'VARCHAR')
         )
         and not regexp_matches(coalesce(k.value ->> '$', ''), '^\{\{secrets/.+\}\}$')
+        and k.type <> 'NULL'
     union all
     select
         s.endpoint,

@@ -189,7 +189,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         'key "microsoft_entra_authority" must begin with https://',
     ),
     "a secret in plain text": ({"microsoft_entra_client_secret": "hush"}, "as plain text"),
-    "no secret": ({"microsoft_entra_client_secret": None}, "needs a credential"),
+    "no secret": ({"microsoft_entra_client_secret": None}, "needs a secret beside it"),
 }
 
 

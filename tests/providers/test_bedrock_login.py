@@ -179,7 +179,7 @@ def test_a_machine_without_credentials_is_told_where_they_are_looked_for(serve: 
         ({"aws_profile": "work"}, "The config profile (work) could not be found"),
         ({"instance_profile_arn": ROLE}, "a role is named in aws_role_arn"),
         ({"instance_profile_arn": PROFILE}, "this machine lends no credentials"),
-        ({"aws_secret_access_key": "plain"}, "plain text"),
+        ({"aws_access_key_id": "AKIA", "aws_secret_access_key": "plain"}, "plain text"),
     ],
 )
 def test_what_cannot_be_found_is_named(serve: Serve, con: Con, config: dict[str, Any], words: str) -> None:

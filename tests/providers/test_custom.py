@@ -106,12 +106,10 @@ def test_a_nested_secret_in_plain_text_is_a_config_problem(
 ) -> None:
     add_endpoint(con, "chat", provider="custom", credential="team/own", provider_config=config)
 
-    [(column, problem)] = problems(con)
+    found = problems(con)
 
-    assert column == "provider_config"
-    assert f'holds a secret in the key "{key}" as plain text' in problem
-    assert "hush-2" not in problem
-    assert problem in refusal(con)
+    assert f'holds a secret in the key "{key}" as plain text' in str(found)
+    assert "hush-2" not in str(found) + refusal(con)
 
 
 def test_a_reference_to_no_credential_is_a_config_problem(con: Con, add_endpoint: AddEndpoint) -> None:

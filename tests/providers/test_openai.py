@@ -291,7 +291,7 @@ def test_only_openai_and_azure_require_a_credential(entity: ServedEntity, requir
     assert OpenAI().requires_credential(entity) is required
 
 
-@pytest.mark.parametrize(("value", "inputs"), [(None, 256), (10, 10), (10.0, 10), (0, 1), ("many", 256), (True, 1)])
+@pytest.mark.parametrize(("value", "inputs"), [(None, 256), (10, 10), (10.0, 10)])
 def test_max_inputs_come_from_the_provider_config(value: Any, inputs: int) -> None:
     entity = _entity() if value is None else _entity(max_inputs_per_request=value)
     assert OpenAI().max_inputs(entity) == inputs

@@ -8,8 +8,8 @@ goes wrong.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from fleming_sql.jsontext import dumpb
@@ -23,13 +23,15 @@ from fleming_sql.providers.bedrock.login import find_credentials
 from fleming_sql.providers.bedrock.settings import (
     CONFIG_KEYS,
     check_credentials,
+    check_signing,
     family_of,
-    names,
     region_of,
     url_of,
     uses_converse,
 )
 from fleming_sql.providers.bedrock.signing import LENT_API_KEY, keys_of, lent_keys, sign
+from fleming_sql.providers.blocking import in_daemon_thread
+from fleming_sql.providers.provider_config import names
 from fleming_sql.providers.refusals import read_refusal
 from fleming_sql.types import (
     CHAT,
@@ -41,6 +43,7 @@ from fleming_sql.types import (
     Refusal,
     Secret,
     ServedEntity,
+    Task,
 )
 
 
@@ -80,6 +83,15 @@ class AmazonBedrock(Provider):
         headers |= headers_of(entity, request.task)
         return OutgoingRequest(url_of(entity, "invoke"), dumpb(to_native_body(entity, request)), headers)
 
+    def check(self, entity: ServedEntity, task: Task) -> None:
+        """Check the row.
+
+        Raises:
+            BadProviderRequest: It can never work.
+        """
+        super().check(entity, task)
+        check_signing(entity)
+
     def authorize(
         self, entity: ServedEntity, outgoing: OutgoingRequest, secrets: Mapping[str, Secret]
     ) -> Mapping[str, str]:
@@ -107,7 +119,7 @@ class AmazonBedrock(Provider):
         Raises:
             LoginRefused: There are none, or botocore is missing.
         """
-        return await asyncio.to_thread(find_credentials, entity, secrets)
+        return await in_daemon_thread(partial(find_credentials, entity, secrets))
 
     def decode(self, request: ModelRequest, payload: Any) -> Answer:
         """Read an answer of either API.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from fleming_sql import jsontext
-from fleming_sql.providers.base import BadProviderRequest
+from fleming_sql.providers.base import BadProviderRequest, object_parameter
 from fleming_sql.providers.bedrock.converse_messages import to_conversation
 from fleming_sql.providers.bedrock.settings import config_object, family_of, uses_output_format
 from fleming_sql.types import ModelRequest, ResponseFormat, ServedEntity
@@ -35,10 +35,10 @@ _OWN: Final = frozenset(
         "requestMetadata",
         "promptVariables",
         "additionalModelRequestFields",
-        "additionalModelResponseFieldPaths",
     }
 )
-"""Fields of the API that may be given under their own names."""
+"""Objects of the API that may be given under their own names."""
+_PATHS: Final = "additionalModelResponseFieldPaths"
 _CONFIGURED: Final[Mapping[str, tuple[str, ...]]] = {
     "guardrailConfig": ("guardrailIdentifier", "guardrailVersion"),
     "performanceConfig": ("latency",),
@@ -84,7 +84,9 @@ def _add_parameter(body: _Body, entity: ServedEntity, key: str, value: Any) -> N
         listed = [value] if key == "stop" and isinstance(value, str) else value
         _merge(body, "inferenceConfig", {_INFERENCE[key]: listed})
     elif key in _OWN:
-        body[key] = {**body.get(key, {}), **value} if isinstance(value, Mapping) else value
+        _merge(body, key, object_parameter({key: value}, key))
+    elif key == _PATHS:
+        body[key] = value
     elif key in _NO_PLACE:
         if not _NO_PLACE[key](value):
             raise BadProviderRequest(f'the parameter "{key}" has no place in Bedrock\'s Converse API: remove it')
@@ -109,6 +111,8 @@ def _merge(body: _Body, key: str, fields: Mapping[str, Any]) -> None:
 def _add_tools(body: _Body, parameters: Mapping[str, Any]) -> None:
     tools, choice = parameters.get("tools"), parameters.get("tool_choice")
     if tools:
+        if not isinstance(tools, list):
+            raise BadProviderRequest('the parameter "tools" must be a list')
         body["toolConfig"] = {"tools": [_tool(tool) for tool in tools]}
         if choice is not None:
             body["toolConfig"]["toolChoice"] = _tool_choice(choice)

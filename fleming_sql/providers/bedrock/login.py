@@ -11,9 +11,9 @@ from contextlib import closing
 from typing import Any, Final
 
 from fleming_sql.providers.base import BadProviderRequest, Grant, LoginRefused
-from fleming_sql.providers.bedrock.settings import names, region_of
+from fleming_sql.providers.bedrock.settings import region_of
 from fleming_sql.providers.bedrock.signing import INSTALL, LENT_API_KEY, Keys, keys_of
-from fleming_sql.providers.provider_config import config_text
+from fleming_sql.providers.provider_config import config_text, names
 from fleming_sql.types import Secret, ServedEntity
 
 _API_KEY_VARIABLE: Final = "AWS_BEARER_TOKEN_BEDROCK"
@@ -22,6 +22,12 @@ _CHOSEN: Final = ("aws_access_key_id", "aws_profile", "aws_role_arn", "instance_
 _ROLE_S: Final = 3600
 """How long the credentials of a role hold: the longest that every role may be assumed for."""
 _HORIZONS_S: Final = (12 * 3600, 3600, 1800, 900, 600, 300, 60, 0)
+_PATIENCE: Final[Mapping[str, Any]] = {
+    "connect_timeout": 3,
+    "read_timeout": 8,
+    "retries": {"total_max_attempts": 2},
+}
+"""For servers of AWS that lend credentials, in seconds; botocore itself would try five times for 60 seconds each."""
 _SESSION_NAME: Final = "fleming-sql"
 _NOTHING_FOUND: Final = (
     "no AWS credentials were found, neither in the environment (AWS_ACCESS_KEY_ID) nor in a shared credentials or "
@@ -42,12 +48,14 @@ def find_credentials(entity: ServedEntity, secrets: Mapping[str, Secret]) -> Gra
     if api_key and not any(names(entity, key) for key in _CHOSEN):
         return Grant({LENT_API_KEY: Secret(api_key)})
     try:
+        from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.session import Session
     except ImportError:
         raise LoginRefused(f"credentials of AWS are found by botocore: {INSTALL}") from None
     try:
         session = Session(profile=config_text(entity, "aws_profile"))
+        session.set_default_client_config(Config(**_PATIENCE))
         own = keys_of(entity, secrets)
         keys, expires_in_s = (own, None) if own else _found(session, entity)
         role = config_text(entity, "aws_role_arn")
@@ -85,15 +93,12 @@ def _holds_s(credentials: Any) -> float | None:
 
 
 def _assume(session: Any, entity: ServedEntity, role: str, keys: Keys) -> Grant:
-    from botocore.config import Config
-
     client = session.create_client(
         "sts",
         region_name=region_of(entity),
         aws_access_key_id=keys.access_key,
         aws_secret_access_key=keys.secret_key,
         aws_session_token=keys.token,
-        config=Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2}),
     )
     external_id = config_text(entity, "aws_external_id")
     with closing(client):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import quote
 
 from fleming_sql.providers.base import BadProviderRequest
-from fleming_sql.providers.provider_config import config_problem, config_text
+from fleming_sql.providers.provider_config import address_of, config_problem, config_text, in_path, names
 from fleming_sql.types import CHAT, ServedEntity
 
 CONFIG_KEYS: Final = frozenset(
@@ -29,6 +28,7 @@ CONFIG_KEYS: Final = frozenset(
         "uc_service_credential_name",
     }
 )
+KEYS: Final = ("aws_access_key_id", "aws_secret_access_key")
 _FAMILIES: Final = ("ai21labs", "amazon", "anthropic", "cohere", "grok")
 """Databricks' names for whose models those are, which it takes in any case."""
 _SOURCES: Final = ("aws_access_key_id", "aws_profile", "instance_profile_arn")
@@ -116,10 +116,11 @@ def url_of(entity: ServedEntity, operation: str) -> str:
     if not _MODEL.fullmatch(entity.model):
         raise BadProviderRequest(
             f'the model "{entity.model}" is neither a model id, an inference profile nor an ARN of Bedrock: table '
-            f'served_entities, row "{entity.endpoint}/{entity.name}", column model'
+            f'served_entities, row "{entity.endpoint}/{entity.name}", column model',
+            column="model",
         )
-    base = entity.base_url.rstrip("/") if entity.base_url else _address(region_of(entity))
-    return f"{base}/model/{quote(entity.model, safe=':')}/{operation}"
+    base = address_of(entity) or _address(region_of(entity))
+    return f"{base}/model/{in_path(entity, 'model', entity.model, safe=':')}/{operation}"
 
 
 def region_of(entity: ServedEntity) -> str:
@@ -182,6 +183,16 @@ def check_credentials(entity: ServedEntity) -> None:
         raise config_problem(entity, sources[0], f"cannot go with {sources[1]}: both say whose credentials to take")
 
 
-def names(entity: ServedEntity, key: str) -> bool:
-    """Return whether the provider_config has a value for a key."""
-    return entity.provider_config.get(key) is not None
+def check_signing(entity: ServedEntity) -> None:
+    """Refuse a row whose requests can never be signed.
+
+    Raises:
+        BadProviderRequest: The region is none, or one of two keys is missing.
+    """
+    access_key, secret_key = (names(entity, key) for key in KEYS)
+    if access_key or names(entity, "aws_region"):
+        region_of(entity)
+    if access_key != secret_key:
+        raise config_problem(entity, KEYS[secret_key is False], "is missing: the two keys go together")
+    for key in ("aws_profile", "aws_role_arn", "aws_external_id", "instance_profile_arn"):
+        config_text(entity, key)

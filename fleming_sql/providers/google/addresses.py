@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import quote
 
 from fleming_sql.providers.base import BadProviderRequest
-from fleming_sql.providers.provider_config import config_problem, config_text
+from fleming_sql.providers.provider_config import address_of, config_problem, config_text, in_path
 from fleming_sql.types import ServedEntity
 
 GEMINI_URL: Final = "https://generativelanguage.googleapis.com"
@@ -28,7 +27,7 @@ def gemini_url(entity: ServedEntity, method: str) -> str:
         >>> gemini_url(entity, "generateContent")
         'https://generativelanguage.googleapis.com/v1beta/models/gemini-2.5-flash:generateContent'
     """
-    base = _with_version(entity.base_url or GEMINI_URL, "v1beta")
+    base = _with_version(address_of(entity) or GEMINI_URL, "v1beta")
     return f"{base}/{gemini_model(entity)}:{method}"
 
 
@@ -49,10 +48,10 @@ def vertex_url(entity: ServedEntity, method: str, publisher: str = "google") -> 
     project, region = _required(entity, "project_id"), _required(entity, "region")
     if not _REGION.fullmatch(region):
         raise config_problem(entity, "region", f'is "{region}" and must be like us-central1, or global, us or eu')
-    base = _with_version(entity.base_url or f"https://{_host(region)}", "v1")
+    base = _with_version(address_of(entity) or f"https://{_host(region)}", "v1")
     model = _model(entity)
     path = model if "/" in model else f"publishers/{publisher}/models/{model}"
-    return f"{base}/projects/{quote(project, safe='')}/locations/{region}/{path}:{method}"
+    return f"{base}/projects/{in_path(entity, 'project_id', project)}/locations/{region}/{path}:{method}"
 
 
 def _host(region: str) -> str:
@@ -64,7 +63,6 @@ def _host(region: str) -> str:
 
 
 def _with_version(base: str, version: str) -> str:
-    base = base.rstrip("/")
     return base if _VERSION.search(base) else f"{base}/{version}"
 
 
@@ -72,9 +70,10 @@ def _model(entity: ServedEntity) -> str:
     if not entity.model:
         raise BadProviderRequest(
             f'provider "{entity.provider}" needs the name of a model: table served_entities, row '
-            f'"{entity.endpoint}/{entity.name}", column model'
+            f'"{entity.endpoint}/{entity.name}", column model',
+            column="model",
         )
-    return quote(entity.model, safe=_IN_A_PATH)
+    return in_path(entity, "model", entity.model, safe=_IN_A_PATH)
 
 
 def _required(entity: ServedEntity, key: str) -> str:

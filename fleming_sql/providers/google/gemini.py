@@ -10,6 +10,7 @@ from fleming_sql.providers.base import BadProviderRequest, Provider
 from fleming_sql.providers.google import addresses, answers, embeddings
 from fleming_sql.providers.google.chats import to_contents
 from fleming_sql.providers.google.parameters import to_settings
+from fleming_sql.providers.provider_config import max_inputs_per_request
 from fleming_sql.types import CHAT, EMBEDDINGS, Answer, ModelRequest, OutgoingRequest, Secret, ServedEntity
 
 _BAD_KEY: Final = "API_KEY_INVALID"
@@ -71,8 +72,8 @@ class Gemini(Provider):
         return 401 if status == 400 and _reason(payload) == _BAD_KEY else status
 
     def max_inputs(self, entity: ServedEntity) -> int:
-        """Return `max_inputs_per_request` of the provider_config where it is a number, else 100."""
-        return max_inputs(entity, embeddings.GEMINI_INPUTS)
+        """Return `max_inputs_per_request` of the provider_config where it has one, else 100."""
+        return max_inputs_per_request(entity, embeddings.GEMINI_INPUTS)
 
 
 def chat_body(entity: ServedEntity, request: ModelRequest) -> dict[str, Any]:
@@ -99,12 +100,6 @@ def decode(request: ModelRequest, payload: Any) -> Answer:
 def render(request: ModelRequest, answer: Answer) -> dict[str, Any]:
     """Return what `decode` reads as `answer`."""
     return embeddings.render_embeddings(answer) if request.task == EMBEDDINGS else answers.render_chat(answer)
-
-
-def max_inputs(entity: ServedEntity, usual: int) -> int:
-    """Return how many texts the entity's row allows in one request."""
-    value = entity.provider_config.get("max_inputs_per_request", usual)
-    return max(1, int(value)) if isinstance(value, int | float) else usual
 
 
 def _reason(payload: Any) -> Any:

@@ -6,15 +6,16 @@ https://cloud.google.com/docs/authentication/application-default-credentials
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from fleming_sql import jsontext
 from fleming_sql.providers.base import Grant, LoginRefused, SendLogin
+from fleming_sql.providers.blocking import in_daemon_thread
 from fleming_sql.providers.oauth import read_token
 from fleming_sql.types import OutgoingRequest, Secret
 
@@ -26,6 +27,8 @@ _AUDIENCE: Final = "https://oauth2.googleapis.com/token"
 _LIFETIME_S: Final = 3600
 _EARLIER_S: Final = 10
 """Google refuses what comes from the future, and clocks differ by a little."""
+_TIMEOUT_S: Final = 20.0
+"""For one answer of a token endpoint; google-auth itself would wait for 120 seconds."""
 _FIELDS: Final = ("client_email", "private_key", "token_uri")
 _OF_ANOTHER_TIME: Final = "short-lived token"
 """In Google's words for an assertion that has begun too late or ended already."""
@@ -109,7 +112,7 @@ async def token_of_machine() -> Grant:
     Raises:
         LoginRefused: There are none, or they are good for nothing any more.
     """
-    return await asyncio.to_thread(_token_of_machine)
+    return await in_daemon_thread(_token_of_machine)
 
 
 def _token_of_machine() -> Grant:
@@ -121,7 +124,7 @@ def _token_of_machine() -> Grant:
         raise LoginRefused(f"the credentials of this machine need google-auth and requests: {_INSTALL}") from None
     try:
         credentials, _ = google.auth.default(scopes=[_SCOPE])
-        credentials.refresh(Request())  # type: ignore[no-untyped-call]
+        credentials.refresh(partial(Request(), timeout=_TIMEOUT_S))  # type: ignore[no-untyped-call]
     except exceptions.DefaultCredentialsError as error:
         raise LoginRefused(
             "the entity has no credential, and this machine has no application default credentials: run gcloud auth "

@@ -11,7 +11,7 @@ from fleming_sql.providers.anthropic_requests import to_body
 from fleming_sql.providers.base import Grant, Provider, SendLogin
 from fleming_sql.providers.google import embeddings, gemini, logins
 from fleming_sql.providers.google.addresses import vertex_url
-from fleming_sql.providers.provider_config import config_text
+from fleming_sql.providers.provider_config import config_text, max_inputs_per_request
 from fleming_sql.types import CHAT, EMBEDDINGS, Answer, ModelRequest, OutgoingRequest, Secret, ServedEntity
 
 _CLAUDE: Final = "claude"
@@ -101,7 +101,7 @@ class VertexAI(Provider):
         if _has_embed_content(entity.model):
             return 1
         usual = 1 if _PREDICTS in entity.model else embeddings.PREDICT_INPUTS
-        return gemini.max_inputs(entity, usual)
+        return max_inputs_per_request(entity, usual)
 
 
 def _has_embed_content(model: str) -> bool:
