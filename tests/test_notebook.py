@@ -15,6 +15,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from sql.connection import ConnectionManager
 
 import fleming_sql
+from fleming_sql.notebook.cell import run_cell
 from fleming_sql.notebook.result import AiResult
 from fleming_sql.notebook.spending import Spending
 from fleming_sql.progress.figures import money

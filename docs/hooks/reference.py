@@ -40,6 +40,25 @@ _SCHEMAS: Final = {
         "The log as it was exported to Delta tables, by this store and others. See [Delta tables](../delta.md).",
     ),
 }
+_DUCKDB_ERRORS: Final = (
+    (
+        '`The "structure" argument in function "from_json" must be a constant expression`',
+        "`endpoint`, `returnType`, `failOnError` or `responseFormat` comes from a column: the type of a result is "
+        "settled before the first row is read",
+        "a literal, or a parameter (`$1`); for several endpoints, one `ai_query` each, as in `case when … end`",
+    ),
+    (
+        '`Referenced column "chat" was not found`, `… because the FROM clause is missing`',
+        "double quotes are for names of columns and tables",
+        "single quotes: `ai_query('chat', …)`",
+    ),
+    (
+        "`Macro ai_query() does not support the supplied arguments`",
+        "an argument is missing, or has a name that does not exist, such as `return_type`",
+        "one of the names that stand below it as candidates, with `=>`: `returnType => 'INT'`",
+    ),
+)
+"""What DuckDB says before the gateway is asked: (text, cause, remedy)."""
 _ENDPOINTS: Final = """
 insert into fleming.endpoints (name, task) values ('chat', 'llm/v1/chat'), ('embed', 'llm/v1/embeddings');
 insert into fleming.served_entities (endpoint, name, provider)
@@ -230,8 +249,10 @@ def _settings_page(con: fleming_sql.Connection) -> str:
 def _errors_page(con: fleming_sql.Connection) -> str:
     sections = [
         "# Errors",
-        "The text of an error begins with its condition in brackets, and names endpoint, request id, HTTP status and "
-        "what to change. The log has the code. The same rows are in the view "
+        "The text of an error has its condition in brackets, and names endpoint, request id, HTTP status and what to "
+        "change. `fleming` and `errorMessage` begin with the condition; in Python, DuckDB puts `Invalid Input Error: "
+        "Python exception occurred while executing the UDF: CallError:` before it, so look for the condition within "
+        "the text. The log has the code. The same rows are in the view "
         "[`fleming.error_codes`](configuration.md#error_codes), so they can be joined to `fleming.serving.errors`.",
         "*Again*: the same served entity may be asked once more, within `max_retries` and `timeout_ms`. *Elsewhere*: "
         "the other served entities of the endpoint are asked.",
@@ -256,6 +277,9 @@ def _errors_page(con: fleming_sql.Connection) -> str:
         sections += [f"## {title} {{: #{origin} }}", _error_table(rows)]
     tree = inspect.cleandoc(errors.__doc__ or "").split("\n\n")[1]
     sections += [
+        "## Errors of DuckDB itself {: #duckdb }",
+        "Some mistakes DuckDB finds before the gateway is asked, so they have no condition:",
+        _table(("it says", "because", "write"), _DUCKDB_ERRORS),
         "## Python exceptions",
         "DuckDB raises the errors of statements as `duckdb.Error`, with the text "
         "above. Opening, attaching and closing raise these:",

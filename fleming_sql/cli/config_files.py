@@ -11,7 +11,7 @@ from typing import Any, Final
 from rich.text import Text
 
 from fleming_sql.cli.problems import CommandFailed
-from fleming_sql.cli.values import text_of
+from fleming_sql.cli.values import text_of, visible
 from fleming_sql.configuration import Diff, FileFormat, Problem, TableDiff
 from fleming_sql.configuration.values import to_file
 
@@ -68,12 +68,18 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def describe(diff: Diff) -> Text:
-    """Return a difference for people: + rows that come, ~ rows that change, column by column, - rows that go."""
+    """Return a difference for people: + rows that come, ~ rows that change, column by column, - rows that go.
+
+    A column whose value is in the row's name is not repeated.
+    """
     text = Text()
     for found in diff.tables:
         text.append(f"{found.table.name}\n", "bold")
         for line, style in _lines(found):
-            text.append(f"{line}\n", style)
+            text.append(f"{visible(line)}\n", style)
+        if found.table.name == "permissions":
+            for endpoint in diff.opened:
+                text.append(f"  ! {endpoint} will be open to all: its last permission goes\n", "bold red")
     added, changed, removed = diff.count()
     text.append(f"{added} added, {changed} changed, {removed} removed")
     return text
@@ -83,8 +89,9 @@ def _lines(found: TableDiff) -> Iterator[tuple[str, str]]:
     table = found.table
     for row in found.added:
         yield f"  + {table.label(row.values)}", "green"
+        unlabelled = table.unlabelled(row.values)
         for name, value in found.given(row).items():
-            if name not in table.key:
+            if name in unlabelled:
                 yield f"      {name}: {_value(value)}", "green"
     for changed in found.changed:
         yield f"  ~ {table.label(changed.new.values)}", "yellow"
@@ -96,7 +103,7 @@ def _lines(found: TableDiff) -> Iterator[tuple[str, str]]:
 
 
 def _value(value: Any) -> str:
-    return text_of(value).replace("\n", "\n        ")
+    return "NULL" if value is None else visible(text_of(value)).replace("\n", "\n        ")
 
 
 def describe_problems(problems: tuple[Problem, ...] | list[Problem]) -> Text:

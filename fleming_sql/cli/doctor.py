@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -13,7 +14,6 @@ from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import urlsplit
 
 import click
 
@@ -37,6 +37,8 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """The packages of each extra, as pyproject.toml has them; without those that only make benchmarks."""
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_LOGIN: Final = re.compile(r"^([a-z][a-z0-9+.-]*://)?.*@", re.IGNORECASE)
+"""What stands before the host of an address; proxies are often written without a scheme."""
 _FEW_FILES: Final = 1024
 """One connection to a provider is one open file, and hundreds of calls are under way at once."""
 _LITTLE_SPACE: Final = 1 << 30
@@ -66,7 +68,7 @@ def doctor(common: Common) -> None:
     """
     from fleming_sql.cli.problems import CommandFailed
 
-    facts = [fact for look in _LOOKS for fact in look(common)]
+    facts = [fact for section, look in _LOOKS for fact in _looked(common, section, look)]
     if common.as_json:
         common.output.json([fact._asdict() for fact in facts])
     else:
@@ -74,6 +76,14 @@ def doctor(common: Common) -> None:
     problems = [f"{fact.name}: {fact.value}" for fact in facts if fact.state == "problem"]
     if problems:
         raise CommandFailed("; ".join(problems), "ProblemsFound")
+
+
+def _looked(common: Common, section: str, look: Callable[[Common], Iterator[_Fact]]) -> Iterator[_Fact]:
+    """Yield what a look finds. One that fails is a fact of its own: the others matter then more than ever."""
+    try:
+        yield from look(common)
+    except Exception as error:  # noqa: BLE001  whatever stands in the way on this machine is what is looked for
+        yield _Fact(section, "state", f"{type(error).__name__}: {_without_home(str(error))}", "problem")
 
 
 def _show(common: Common, facts: list[_Fact]) -> None:
@@ -150,11 +160,12 @@ def _limit(number: int) -> str:
 
 
 def _without_login(address: str) -> str:
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return _LOGIN.sub(r"\1", address)
 
 
 def _store(common: Common) -> Iterator[_Fact]:
+    import duckdb
+
     from fleming_sql.errors import FlemingError
 
     path = Path(common.store)
@@ -175,8 +186,8 @@ def _store(common: Common) -> Iterator[_Fact]:
     try:
         with common.connect() as con:
             yield from _inside(con.duckdb)
-    except FlemingError as error:
-        yield _Fact("store", "state", str(error).replace(str(Path.home()), "~"), "problem")
+    except (FlemingError, duckdb.Error) as error:  # DuckDB's is of the database
+        yield _Fact("store", "state", _without_home(str(error)), "problem")
 
 
 def _journal(store: str) -> Iterator[_Fact]:
@@ -213,8 +224,21 @@ def _file_system(folder: Path) -> str:
 
 
 def _short(path: Path) -> str:
-    text, home = str(path), str(Path.home())
-    return f"~{text.removeprefix(home)}" if text.startswith(home + os.sep) else text
+    text, home = str(path), _home()
+    return f"~{text.removeprefix(home)}" if home and text.startswith(home + os.sep) else text
+
+
+def _without_home(text: str) -> str:
+    home = _home()
+    return text.replace(home, "~") if home else text
+
+
+def _home() -> str:
+    """Return the user's folder; "" where the system knows none, as for a container's nameless user."""
+    try:
+        return str(Path.home())
+    except RuntimeError:
+        return ""
 
 
 def _self_test(common: Common) -> Iterator[_Fact]:
@@ -250,11 +274,11 @@ def _program(common: Common) -> Iterator[_Fact]:
             yield _Fact("program", name, _short(Path(os.environ[name])))
 
 
-_LOOKS: Final[tuple[Callable[[Common], Iterator[_Fact]], ...]] = (
-    _versions,
-    _extras,
-    _program,
-    _machine,
-    _store,
-    _self_test,
+_LOOKS: Final[tuple[tuple[str, Callable[[Common], Iterator[_Fact]]], ...]] = (
+    ("versions", _versions),
+    ("extras", _extras),
+    ("program", _program),
+    ("machine", _machine),
+    ("store", _store),
+    ("self-test", _self_test),
 )

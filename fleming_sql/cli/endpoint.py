@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import duckdb
 
 from fleming_sql.cli.options import Common, common_options, examples
 
 if TYPE_CHECKING:
-    import duckdb
-
+    from fleming_sql import Connection
     from fleming_sql.connection.tracing import TracedCall
 
 _SHOWN: Final = 400
@@ -112,7 +113,7 @@ def show(common: Common, name: str) -> None:
             }
         )
         return
-    click.echo(text.partition("\n\n")[2])
+    common.output.print(text.partition("\n\n")[2])
     common.output.rows([f"{column} today" for column in columns], [today], numeric=[f"{c} today" for c in columns])
     if problems:
         common.output.out.print(describe_problems(problems), soft_wrap=True)
@@ -138,16 +139,24 @@ def test(common: Common, name: str, prompt: str, cache: bool) -> None:
     is taken as the request itself, such as one with messages, or with the inputs of a custom model. The exit code is 1
     if the call fails.
     """
-    from fleming_sql.cli.problems import CommandFailed
+    from fleming_sql.cli.problems import CommandFailed, details_in
 
     with common.connect() as con:
+        _warm_up(con, name)
         traced = con.trace(name, _request(prompt), cache=cache)
     if common.as_json:
         common.output.json(traced.as_json())
     else:
         _show_trace(common, traced)
     if traced.error is not None:
-        raise CommandFailed(traced.error, traced.error_code or "CallFailed")
+        details = {**details_in(traced.error), "status": traced.status, "request_id": traced.request_id}
+        raise CommandFailed(traced.error, traced.error_code or "CallFailed", details)
+
+
+def _warm_up(con: Connection, name: str) -> None:
+    """Have done what only the first call of a process needs, such as imports, so that the times are those of a call."""
+    with suppress(duckdb.Error):  # the call itself tells what is wrong
+        con.execute("select ai_query(?, word) from (select 'word' as word) where false", [name]).fetchall()
 
 
 def _show_trace(common: Common, traced: TracedCall) -> None:

@@ -28,6 +28,7 @@ def export(common: Common, target: Path | None, form: Literal["yaml", "sql"] | N
     control. Secrets are not in it, only where they are found; rows of the price list are not in it either.
     """
     from fleming_sql.cli.config_files import format_of, replace_file
+    from fleming_sql.cli.formats import stdout_bytes
     from fleming_sql.configuration import ConfigStore
 
     chosen = form or (format_of(target, default="yaml") if target is not None else "yaml")
@@ -36,7 +37,8 @@ def export(common: Common, target: Path | None, form: Literal["yaml", "sql"] | N
     if target is None and common.as_json:
         common.output.json({"format": chosen, "configuration": text})
     elif target is None:
-        click.echo(text, nl=False)
+        with stdout_bytes() as out:  # not click.echo, which drops the terminal's sequences
+            out.write(text.encode())
     else:
         replace_file(target, text)
         if common.as_json:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import os
+import re
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +31,10 @@ _ENDINGS: Final[Mapping[str, str]] = {
 }
 
 
+_QUOTED: Final = re.compile(r"[\",\r\n]|^\s|\s$")
+"""Fields of CSV that need quotes."""
+
+
 class _TextOut(Protocol):
     """What the writers need of a file."""
 
@@ -38,18 +43,23 @@ class _TextOut(Protocol):
     def flush(self) -> object: ...
 
 
+def kind_of(path: Path) -> str | None:
+    """Return the format that the ending of a file's name stands for, None if it stands for none."""
+    return _ENDINGS.get(path.suffix.lower())
+
+
 def format_of(path: Path) -> str:
     """Return the format that the ending of a file's name stands for.
 
     Raises:
         UsageError: It stands for none.
     """
-    try:
-        return _ENDINGS[path.suffix.lower()]
-    except KeyError:
+    kind = kind_of(path)
+    if kind is None:
         raise click.UsageError(
             f"the ending of {path} tells no format: name one with --format, or use one of {', '.join(_ENDINGS)}"
-        ) from None
+        )
+    return kind
 
 
 @contextmanager
@@ -67,6 +77,8 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     unfinished = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
     try:
         with unfinished.open("xb") as out:
+            if target.exists():
+                unfinished.chmod(stat.S_IMODE(target.stat().st_mode))  # before there is anything in it to read
             yield out
         os.replace(unfinished, target)
     finally:
@@ -80,6 +92,18 @@ def stdout_bytes() -> Iterator[IO[bytes]]:
     sys.stdout.flush()
     yield sys.stdout.buffer
     sys.stdout.buffer.flush()
+
+
+def stdout_is_read() -> bool:
+    """Return whether somebody still reads stdout; what is no pipe always counts as read, as all does on Windows."""
+    try:
+        import select
+
+        watch = select.poll()
+        watch.register(sys.stdout.buffer, 0)  # what is wrong is told without being asked for
+        return not watch.poll(0)
+    except (ImportError, AttributeError, OSError, ValueError):  # a stdout that is no file of the system's
+        return True
 
 
 def write_text(kind: str, rows: Rows, out: IO[bytes]) -> int:
@@ -109,14 +133,21 @@ def write_parquet(statement: Statement, out: IO[bytes]) -> int:
 
 
 def _write_csv(rows: Rows, out: _TextOut) -> int:
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(rows.columns)
+    out.write(f"{','.join(map(_csv_field, rows.columns))}\n")
     count = 0
     for chunk in rows.chunks():
-        writer.writerows(["" if value is None else text_of(value) for value in row] for row in chunk)
+        out.writelines(f"{','.join(map(_csv_field, row))}\n" for row in chunk)
         out.flush()
         count += len(chunk)
     return count
+
+
+def _csv_field(value: object) -> str:
+    """Return a field as DuckDB's own CSV has it: NULL is empty, and an empty text is two quotes."""
+    text = "" if value is None else text_of(value)
+    if value is None or (text and _QUOTED.search(text) is None):
+        return text
+    return '"' + text.replace('"', '""') + '"'
 
 
 def _write_jsonl(rows: Rows, out: _TextOut) -> int:

@@ -65,8 +65,7 @@ def init(
     otherwise. What exists stays as it is, so that doing it again does no harm. Keys are never stored: the store names
     the variable that holds one.
     """
-    if path is not None:
-        common = replace(common, gateway=path)
+    common = replace(common, gateway=path or common.new_store)
     if common.store == MEMORY:
         raise click.UsageError("a store in memory is gone when the command ends: name a file")
     wanted = _wanted(endpoint, example, provider, model, base_url, credential_env)
@@ -122,7 +121,7 @@ def _add(con: Connection, wanted: _NewEndpoint) -> bool:
                 wanted.name,
                 wanted.model or wanted.provider,
                 wanted.provider,
-                wanted.model,
+                wanted.model or "",
                 wanted.base_url,
                 _credential(con, wanted),
             ],
@@ -186,7 +185,8 @@ def _tell(common: Common, wanted: _NewEndpoint | None, names: list[str], *, is_n
     at = "" if common.store == DEFAULT_GATEWAY else f" --gateway {shlex.quote(common.store)}"
     output.print("\nNext:")
     if names:
-        output.print(f"  fleming sql{at} \"select ai_query('{names[0]}', 'Hello')\"")
+        name = wanted.name if wanted is not None else names[0]
+        output.print(f"  fleming sql{at} \"select ai_query('{name}', 'Hello')\"")
         output.print(f"  fleming usage{at}")
     else:
         output.print(f"  fleming init{at} --example        an endpoint with simulated answers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,19 +16,19 @@ from fleming_sql.cli.output import Output, numbers_of
 from fleming_sql.cli.periods import beginning
 from fleming_sql.cli.problems import INTERRUPTED
 from fleming_sql.cli.reading import open_log, signature
-from fleming_sql.cli.values import json_of, text_of
+from fleming_sql.cli.values import json_of, text_of, visible
 from fleming_sql.errors import StoreLocked
 from fleming_sql.sqltext import quote_identifier
 
-_SHOWN: Final = (
-    "request_time",
-    "endpoint_name",
-    "requester",
-    "status_code",
-    "execution_duration_ms",
-    "cost_usd",
-    "error_message",
-)
+_SHOWN: Final = {
+    "request_time": "time",
+    "endpoint_name": "endpoint",
+    "requester": "user",
+    "status_code": "status",
+    "execution_duration_ms": "ms",
+    "error_message": "error",
+}
+"""The columns that are shown unless others are named, with what stands above them on a terminal, which is narrow."""
 _BODIES: Final = ("request", "response")
 _LOOK_EVERY_S: Final = 1.0
 _WIDEST: Final = 32
@@ -125,11 +126,12 @@ def logs(
 ) -> None:
     """Show the newest calls.
 
-    Times are UTC, the newest call is at the end. A store that another process has open cannot be read until that
+    Times are UTC, the newest call is at the end. On a terminal an error is cut to its line; --columns error_message
+    shows all of it. A store that another process has open cannot be read until that
     process ends; --follow waits for it, and closes the store between its looks so that others can write to it. In the
     process that has it open, the same is read with SQL from fleming.serving.inference.
     """
-    shown = tuple(name.strip() for name in columns.split(",")) if columns is not None else _SHOWN
+    shown = tuple(name.strip() for name in columns.split(",")) if columns is not None else tuple(_SHOWN)
     shown += tuple(name for name in _BODIES if bodies and name not in shown)
     choice = _Choice(shown, status, endpoint, common.user, since, count)
     if follow:
@@ -139,16 +141,27 @@ def logs(
     found = _look(common, choice)
     if common.as_json:
         common.output.rows(shown, found.rows)
+    elif shown == tuple(_SHOWN) and columns is None and common.output.is_terminal:
+        _show_narrow(common.output, found)
     else:
         rows = [[_short(value) for value in row] for row in found.rows]
         common.output.print(common.output.table(shown, rows, numeric=found.numeric))
+    if not found.rows:
+        common.output.note("no calls")
+
+
+def _show_narrow(output: Output, found: _Found) -> None:
+    """Show a line for each call: times to the second, and as much of its error as fits."""
+    rows = [[_brief(name, value) for name, value in zip(_SHOWN, row, strict=True)] for row in found.rows]
+    numeric = [_SHOWN[name] for name in found.numeric]
+    output.print(output.table(tuple(_SHOWN.values()), rows, numeric=numeric, one_line=("error",)))
 
 
 def _look(common: Common, choice: _Choice) -> _Found:
     """Open the store, read the calls and close it.
 
     Raises:
-        BadParameter: A column does not exist.
+        BadParameter: A column, or a status, does not exist.
         StoreError: The store cannot be opened.
     """
     with open_log(common) as con:
@@ -164,6 +177,7 @@ def _look(common: Common, choice: _Choice) -> _Found:
         con.execute(f"{_CALLS} from calls limit 0", values)
         types = {str(column[0]): str(column[1]) for column in con.description}
         _check_columns(choice.columns, list(types))
+        _check_status(con, choice.status)
         names = ", ".join(map(quote_identifier, choice.columns))
         rows = con.execute(f"{_CALLS} select {names} from calls order by log_seq", values).fetchall()  # noqa: S608  quoted
     return _Found(numbers_of(choice.columns, [types[name] for name in choice.columns]), rows, last)
@@ -175,6 +189,21 @@ def _check_columns(wanted: Sequence[str], known: Sequence[str]) -> None:
             raise click.BadParameter(
                 f"there is no column {name!r}; there are: {', '.join(sorted(known))}", param_hint="--columns"
             )
+
+
+def _check_status(con: Any, status: str | None) -> None:
+    """Refuse what can be the status of no call, so that a slip is not taken for a quiet log."""
+    if status is None or status in ("ok", "error") or status.isdecimal():
+        return
+    found = con.execute(
+        "select error_code from fleming.error_codes union select error_code from fleming.serving.inference"
+    ).fetchall()
+    known = sorted(str(code) for (code,) in found if code is not None)
+    if status.upper() in known:
+        return
+    near = difflib.get_close_matches(status.upper(), known, n=3, cutoff=0.5) or known
+    told = f"{status!r} is the status of no call: give ok, error, an HTTP status (429) or a code: {', '.join(near)}"
+    raise click.BadParameter(told, param_hint="--status")
 
 
 def _follow(common: Common, choice: _Choice) -> None:
@@ -233,7 +262,14 @@ class _Lines:
             cell.rjust(width) if column in numeric else cell.ljust(width)
             for column, cell, width in zip(self._columns, cells, self._widths, strict=True)
         ]
-        click.echo("  ".join(aligned).rstrip())
+        self._output.print("  ".join(aligned).rstrip())
+
+
+def _brief(column: str, value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat(" ", "seconds")
+    text = _short(value)
+    return " ".join(text.split()) if column == "error_message" else text
 
 
 def _short(value: Any) -> str:
@@ -243,4 +279,4 @@ def _short(value: Any) -> str:
         return value.isoformat(" ", "milliseconds")
     if isinstance(value, float):
         return f"{value:.6g}"
-    return text_of(value)
+    return visible(text_of(value))

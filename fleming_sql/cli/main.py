@@ -102,6 +102,7 @@ class LazyGroup(click.Group):
         """Run the command line and end the process with its exit code: an error becomes one message."""
         given = list(sys.argv[1:] if args is None else args)
         try:
+            _check_streams(given)
             code = super().main(
                 given,
                 prog_name,
@@ -117,6 +118,21 @@ class LazyGroup(click.Group):
             if code is None:
                 raise
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _check_streams(arguments: Sequence[str]) -> None:
+    """Refuse what no command can work with.
+
+    Raises:
+        UsageError: Stdout is closed: a file that is opened would take its place; or an argument is no text.
+    """
+    if sys.stdout is None:
+        raise click.UsageError("stdout is closed (>&-): send it to a file, a pipe or /dev/null")
+    for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise click.UsageError(
+                f"the argument {argument!r} is no text in UTF-8: set LC_ALL to a UTF-8 locale, or put it into a file"
+            )
 
 
 @click.group(

@@ -41,19 +41,36 @@ class Common:
 
     @property
     def store(self) -> str:
-        """The path of the store: the one that was named, else that beside the database, else that of this folder."""
+        """The path of the store: the one that was named, else that beside the database, else that of this folder.
+
+        That of this folder serves a database too which has none beside it; where there is neither, it is the one
+        beside the database that would be made.
+        """
+        new = self.new_store
+        if self.gateway is not None or new == DEFAULT_GATEWAY or Path(new).exists():
+            return new
+        return DEFAULT_GATEWAY if self._is_in_folder() else new
+
+    @property
+    def new_store(self) -> str:
+        """The path of the store that `fleming init` makes."""
         if self.gateway is not None:
             return self.gateway
-        if self.database not in (None, MEMORY):
-            database = Path(str(self.database))
-            return str(database.with_name(f"{database.stem}.fleming.duckdb"))
-        return DEFAULT_GATEWAY
+        if self.database in (None, MEMORY):
+            return DEFAULT_GATEWAY
+        database = Path(str(self.database))
+        return str(database.with_name(f"{database.stem}.fleming.duckdb"))
+
+    def _is_in_folder(self) -> bool:
+        """Whether this folder has a store, and not only a database of that name."""
+        here = Path(DEFAULT_GATEWAY)
+        return here.exists() and here.resolve() != Path(str(self.database)).resolve()
 
     def connect(self, *, may_create: bool = False) -> Connection:
         """Open the database with the store.
 
         Args:
-            may_create: Whether a store that does not exist is made.
+            may_create: Whether a store that does not exist is made; one that nobody named is told of.
 
         Raises:
             CommandFailed: There is no store.
@@ -64,7 +81,12 @@ class Common:
 
         if not may_create:
             self.check_store()
-        return fleming_sql.connect(self.database or MEMORY, self.store, self.user)
+        store = self.store
+        is_made = self.gateway is None and not Path(store).exists()
+        con = fleming_sql.connect(self.database or MEMORY, store, self.user)
+        if is_made:
+            self.output.note(f"made the gateway store {store}; --gateway names another", "yellow")
+        return con
 
     def check_store(self) -> None:
         """Refuse a store that does not exist.
@@ -114,15 +136,23 @@ def _with_options(command: Callable[..., Any], user_help: str) -> Callable[..., 
         no_color: bool,
         **rest: Any,
     ) -> Any:
-        output = Output(as_json=as_json, color=not no_color)
-        return command(Common(gateway or None, database, user, output), *args, **rest)
+        common = Common(gateway or None, database, user, Output(as_json=as_json, color=not no_color))
+        try:
+            return command(common, *args, **rest)
+        except Exception as error:
+            from fleming_sql.cli.problems import failure_of
+
+            failed = failure_of(error, common.store)
+            if failed is None:
+                raise
+            raise failed from error
 
     options = (
         click.option(
             "--gateway",
             metavar="PATH",
             envvar=GATEWAY_VARIABLE,
-            help=f"The gateway store. Default: beside --database, else {DEFAULT_GATEWAY} in this folder.",
+            help=f"The gateway store. Default: that beside --database, else {DEFAULT_GATEWAY} in this folder.",
             show_envvar=True,
         ),
         click.option("--database", metavar="PATH", help="The DuckDB file to work on. Default: one in memory."),

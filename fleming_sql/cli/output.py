@@ -6,32 +6,44 @@ for each row. With `--json`, stdout holds nothing but JSON.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.box import ROUNDED
-from rich.console import Console, Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod, OverflowMethod, RenderableType
 from rich.rule import Rule
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from fleming_sql.cli.values import json_of, text_of
+from fleming_sql.cli.values import json_of, text_of, visible
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 _NARROWEST: Final = 8
-"""Characters below which a column cannot be read; a table of narrower ones is shown as one block for each row."""
+"""Characters below which a column of text cannot be read, unless nothing in it is longer."""
+_FRAME: Final = 3
+"""Characters of the frame and the blanks beside each column."""
 _NUMBERS: Final = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER")
 _MORE_NUMBERS: Final = ("UBIGINT", "UHUGEINT", "FLOAT", "DOUBLE")
 
 
 class _Console(Console):
-    """A console that leaves a pipe closed by its reader to the command line, where all errors are told."""
+    """A console whose texts do nothing to the terminal but appear there.
+
+    It leaves a pipe closed by its reader to the command line, where all errors are told.
+    """
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Return what is written, with control characters in texts written out; rich's own are marked as such."""
+        for part in super().render(renderable, options):
+            yield part if part.control else Segment(visible(part.text), part.style)
 
 
 class Output:
@@ -61,13 +73,13 @@ class Output:
     def print(self, renderable: RenderableType = "") -> None:
         """Write to stdout. A string is taken as it is, without rich's markup, and never folded."""
         if isinstance(renderable, str):
-            click.echo(renderable)
+            click.echo(visible(renderable))
         else:
             self.out.print(renderable)
 
     def note(self, text: str, style: str = "") -> None:
         """Say something about the result on stderr, in one of rich's styles."""
-        self.err.print(Text(text, style), soft_wrap=True)
+        self.err.print(Text(visible(text), style), soft_wrap=True)
 
     def rows(
         self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, numeric: Sequence[str] = (), title: str = ""
@@ -86,21 +98,41 @@ class Output:
             self.print(self.table(columns, rows, numeric=numeric, title=title))
 
     def table(
-        self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, numeric: Sequence[str] = (), title: str = ""
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        *,
+        numeric: Sequence[str] = (),
+        title: str = "",
+        one_line: Sequence[str] = (),
     ) -> RenderableType:
-        """Return a table to `print`: framed on a terminal, plain columns in a pipe."""
+        """Return a table to `print`: framed on a terminal, plain columns in a pipe.
+
+        Where a terminal is too narrow for the names of the columns, it is one block for each row.
+
+        Args:
+            columns: As for `rows`.
+            rows: As for `rows`.
+            numeric: As for `rows`.
+            title: As for `rows`.
+            one_line: Names of columns whose values are cut, not folded, where they do not fit.
+        """
         if not self.is_terminal:
             return plain_table(columns, rows, numeric)
-        if len(columns) > 1 and len(columns) * (_NARROWEST + 3) > self.out.width:
-            return _blocks(columns, rows)
+        names = [visible(column) for column in columns]
+        cells = [[_cell(value) for value in row] for row in rows]
+        is_number = [column in numeric for column in columns]
+        is_cut = [column in one_line for column in columns]
+        widths = _widths(names, cells, is_number, is_cut, self.out.width - _FRAME * len(columns) - 1)
+        if widths is None:
+            return _blocks(names, cells)
         table = Table(title=title or None, title_justify="left", header_style="bold", box=ROUNDED)
-        for column in columns:
-            if column in numeric:
-                table.add_column(Text(column), justify="right", no_wrap=True)
-            else:
-                table.add_column(Text(column), overflow="fold")
-        for row in rows:
-            table.add_row(*(_cell(value) for value in row))
+        for name, width, number, cut in zip(names, widths, is_number, is_cut, strict=True):
+            justify: JustifyMethod = "right" if number else "left"
+            overflow: OverflowMethod = "ellipsis" if cut else "fold"
+            table.add_column(Text(name), justify=justify, overflow=overflow, width=width, no_wrap=cut)
+        for row in cells:
+            table.add_row(*row)
         return table
 
     def relation(self, result: DuckDBPyRelation | DuckDBPyConnection, *, title: str = "") -> None:
@@ -123,32 +155,64 @@ def numbers_of(columns: Sequence[str], types: Sequence[str]) -> list[str]:
 def plain_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], numeric: Sequence[str] = ()) -> str:
     """Return rows as columns of text, one line each, for pipes and files."""
     cells = [[_one_line("NULL" if value is None else text_of(value)) for value in row] for row in rows]
-    widths = [max([len(column), *(len(row[at]) for row in cells)]) for at, column in enumerate(columns)]
+    head = [_one_line(column) for column in columns]
+    widths = [max(len(row[at]) for row in [head, *cells]) for at in range(len(head))]
     right = [column in numeric for column in columns]
     return "\n".join(
         "  ".join(
             cell.rjust(width) if is_number else cell.ljust(width)
             for cell, width, is_number in zip(row, widths, right, strict=True)
         ).rstrip()
-        for row in [list(columns), *cells]
+        for row in [head, *cells]
     )
 
 
-def _blocks(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> RenderableType:
+def _widths(
+    names: Sequence[str],
+    rows: Sequence[Sequence[Text]],
+    is_number: Sequence[bool],
+    is_cut: Sequence[bool],
+    room: int,
+) -> list[int] | None:
+    """Return widths that fit; None where a name, or a number, would have to be broken.
+
+    Columns that may be cut give way first, then the widest.
+    """
+    widths = [min(room, max([cell_len(name), *(_width(row[at]) for row in rows)])) for at, name in enumerate(names)]
+    if len(names) == 1:
+        return widths
+    least = [
+        width if whole else max(cell_len(name), min(_NARROWEST, width))
+        for name, width, whole in zip(names, widths, is_number, strict=True)
+    ]
+    if sum(least) > room:
+        return None
+    while sum(widths) > room:
+        yielding = (at for at in range(len(widths)) if widths[at] > least[at])
+        widest = max(yielding, key=lambda at: (is_cut[at], widths[at]))
+        widths[widest] -= 1
+    return widths
+
+
+def _width(cell: Text) -> int:
+    return max(map(cell_len, cell.plain.splitlines()), default=0)
+
+
+def _blocks(columns: Sequence[str], rows: Iterable[Sequence[Text]]) -> RenderableType:
     blocks: list[RenderableType] = []
     for number, row in enumerate(rows, 1):
         block = Table.grid(padding=(0, 2))
         block.add_column(justify="right", style="bold", no_wrap=True)
         block.add_column(overflow="fold")
         for column, value in zip(columns, row, strict=True):
-            block.add_row(Text(column), _cell(value))
+            block.add_row(Text(visible(column)), _cell(value))
         blocks += [Rule(f"row {number}", align="left"), block]
     return Group(*blocks)
 
 
 def _cell(value: Any) -> Text:
-    return Text("NULL", "dim") if value is None else Text(text_of(value))
+    return Text("NULL", "dim") if value is None else Text(visible(text_of(value)))
 
 
 def _one_line(text: str) -> str:
-    return text.replace("\r", "\\r").replace("\n", "\\n")
+    return visible(text.replace("\r", "\\r").replace("\n", "\\n"))

@@ -17,6 +17,8 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
 
+from fleming_sql.cli.statements import leaves
+
 if TYPE_CHECKING:
     from fleming_sql import Connection
 
@@ -48,8 +50,8 @@ order by all
 
 
 def is_complete(text: str) -> bool:
-    """Return whether a text is to be run: a dot-command, or SQL whose last semicolon is in no quotes."""
-    if text.lstrip().startswith(".") or not text.strip():
+    """Return whether a text is to be run: a command of the shell, or SQL whose last semicolon is in no quotes."""
+    if text.lstrip().startswith(".") or not text.strip() or leaves(text):
         return True
     bare = _QUOTED.sub(" ", text)
     return bare.rstrip().endswith(";") and not _OPEN_QUOTE.search(bare)

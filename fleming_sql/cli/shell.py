@@ -15,9 +15,9 @@ import duckdb
 from fleming_sql.cli import formats
 from fleming_sql.cli.interrupts import run_interruptible
 from fleming_sql.cli.options import MEMORY, Common, common_options, examples
-from fleming_sql.cli.problems import CommandFailed, message_of
+from fleming_sql.cli.problems import CommandFailed, told_of
 from fleming_sql.cli.sql import MAX_ROWS, show
-from fleming_sql.cli.statements import Changed, Statement, read_statements
+from fleming_sql.cli.statements import Changed, Statement, leaves, read_statements
 from fleming_sql.cli.summary import Stopwatch
 from fleming_sql.errors import FlemingError
 
@@ -94,6 +94,9 @@ class _Session:
             duckdb.Error: A statement failed.
             ClickException: A dot-command is wrong.
         """
+        if leaves(text):
+            self.ended = True
+            return
         if text.startswith("."):
             name, _, argument = text.rstrip(";").strip().partition(" ")
             if name not in self.commands:
@@ -125,7 +128,7 @@ def _at_prompt(session: _Session) -> None:
     from fleming_sql.cli.prompt import make_prompt
 
     session.common.output.note(
-        f"fleming-sql on the gateway {session.common.store}. Statements end with ;  .help helps, Ctrl-D leaves."
+        f"fleming-sql on the gateway {session.common.store}. Statements end with ;  .help helps, exit leaves."
     )
     prompt = make_prompt(session.con, history_path())
     while not session.ended:
@@ -149,7 +152,7 @@ def _run_and_tell(session: _Session, text: str) -> None:
     except click.ClickException as error:
         output.note(f"Error: {error.format_message()}", "red")
     except (FlemingError, duckdb.Error) as error:
-        output.note(f"Error: {message_of(error)}", "red")
+        output.note(f"Error: {told_of(error, session.common.store)}", "red")
 
 
 def _from_stdin(session: _Session) -> None:
@@ -160,10 +163,11 @@ def _from_stdin(session: _Session) -> None:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Yield dot-commands, which are lines of their own, and the SQL between them."""
+    """Yield dot-commands and the words that leave, which are lines of their own, and the SQL between them."""
     sql = ""
     for line in text.splitlines(keepends=True):
-        if line.startswith(".") and (not sql.strip() or sql.rstrip().endswith(";")):
+        is_command = line.startswith(".") or leaves(line)
+        if is_command and (not sql.strip() or sql.rstrip().endswith(";")):
             if sql.strip():
                 yield sql
             sql = ""
@@ -176,12 +180,16 @@ def _pieces(text: str) -> Iterator[str]:
 
 def history_path() -> Path:
     """Return the file of the history, in the folder where programs keep their state on this system."""
+    try:
+        home = Path.home()
+    except RuntimeError:  # a container's user without a name has no folder, and so no history
+        home = Path(os.devnull)
     if sys.platform == "win32":
-        folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "fleming"
+        folder = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "fleming"
     elif sys.platform == "darwin":
-        folder = Path.home() / "Library" / "Application Support" / "fleming"
+        folder = home / "Library" / "Application Support" / "fleming"
     else:
-        folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "fleming"
+        folder = Path(os.environ.get("XDG_STATE_HOME") or home / ".local" / "state") / "fleming"
     return folder / HISTORY_FILE
 
 
@@ -214,5 +222,5 @@ _COMMANDS: Final[Mapping[str, tuple[str, Callable[[_Session, str], None]]]] = {
     ".endpoints": ("the endpoints and the models behind them", lambda session, _: session.query(_ENDPOINTS)),
     ".timer": ("on or off: calls, cost and time below each result", _timer),
     ".mode": (f"the form of results: {', '.join(_MODES)}", _mode),
-    ".quit": ("leaves, as Ctrl-D does", _quit),
+    ".quit": ("leaves, as exit, quit and Ctrl-D do", _quit),
 }

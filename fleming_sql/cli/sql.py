@@ -98,7 +98,7 @@ def sql(
             raise click.UsageError(f"the last statement returns no rows, so there is nothing to write to {target}")
         stopwatch = Stopwatch()
         destination = _Destination(common.output, kind, target, max_rows)
-        count = run_interruptible(con, lambda: _run(con, statements, destination))
+        count = run_interruptible(con, lambda: _run(con, statements, destination), is_wanted=destination.is_wanted)
         if summary:
             common.output.note(stopwatch.summary(con, count), "dim")
 
@@ -111,9 +111,15 @@ class _Destination:
         self._kind = kind
         self._target = target
         self._max_rows = max_rows
+        self._writes_to_stdout = False
+
+    def is_wanted(self) -> bool:
+        """Return whether the result that is being written has a reader: calls for nobody are not to be paid for."""
+        return not self._writes_to_stdout or formats.stdout_is_read()
 
     def write(self, statement: Statement) -> int | None:
         """Run a statement and write its result; return its number of rows, None if it has no such thing."""
+        self._writes_to_stdout = self._target is None and statement.may_return_rows
         if self._kind == "table" and self._target is None:
             return self._show(statement)
         if self._target is None:
@@ -125,7 +131,7 @@ class _Destination:
     def _write(self, statement: Statement, out: IO[bytes]) -> int | None:
         if self._kind == "parquet":
             return formats.write_parquet(statement, out)
-        result = statement.run()
+        result = statement.run(as_it_comes=self._writes_to_stdout)
         if isinstance(result, Changed):
             if self._target is not None:
                 raise CommandFailed(f"the statement has run, but returned no rows to write to {self._target}", "NoRows")
@@ -176,20 +182,28 @@ def _text(statement: str | None, file: str | None) -> str:
     if statement is not None and file is not None:
         raise click.UsageError("give the statements as an argument or as a file, not both")
     if file is not None and file != "-":
-        try:
-            return Path(file).read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise click.UsageError(f"{file} is no text in UTF-8: {error}") from error
+        return _decoded(Path(file).read_bytes(), file)
     if statement is not None and statement != "-":
         return statement
-    if file is None and statement is None and sys.stdin.isatty():
+    if sys.stdin is None or (file is None and statement is None and sys.stdin.isatty()):
         raise click.UsageError("give a statement, a file with -f, or statements on stdin; `fleming shell` is a prompt")
-    return sys.stdin.read()
+    return _decoded(sys.stdin.buffer.read(), "stdin")
+
+
+def _decoded(data: bytes, source: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{source} is no text in UTF-8 (byte {error.start}): save it as UTF-8") from None
 
 
 def _format(common: Common, kind: str | None, target: Path | None) -> str:
     if common.as_json and kind not in (None, "json"):
         raise click.UsageError(f"--json and --format {kind} contradict each other: give one of them")
+    if common.as_json and kind is None and target is not None and formats.kind_of(target) not in (None, "json"):
+        raise click.UsageError(
+            f"--json and the ending of {target} contradict each other: name a .json file, or leave --json out"
+        )
     if kind is None:
         if common.as_json:
             return "json"

@@ -89,9 +89,7 @@ def _dimensions(_ctx: click.Context, _option: click.Parameter, given: tuple[str,
     "--format",
     "kind",
     type=click.Choice(["table", "csv", "json", "jsonl", "markdown"]),
-    default="table",
-    show_default=True,
-    help="Form of the result.",
+    help="Form of the result. Default: table.",
 )
 @click.option(
     "--chart",
@@ -105,7 +103,7 @@ def usage(
     since: datetime | None,
     until: datetime | None,
     endpoint: str | None,
-    kind: str,
+    kind: str | None,
     chart: str | None,
 ) -> None:
     """Show what was used and what it cost.
@@ -113,7 +111,9 @@ def usage(
     Calls, failed calls, answers that were reused, tokens and US dollars, from fleming.serving.endpoint_usage; days are
     those of UTC. cost_usd is NULL where nothing is known of it, and unpriced_calls says how many calls it leaves out.
     """
-    kind = "json" if common.as_json else kind
+    if common.as_json and kind not in (None, "json"):
+        raise click.UsageError(f"--json and --format {kind} contradict each other: give one of them")
+    kind = kind or ("json" if common.as_json else "table")
     with open_log(common) as con:
         con.execute(
             _query(by), {"since": since, "until": until, "endpoint": endpoint, "user": common.user, **_keys(by)}

@@ -50,6 +50,8 @@ class Diff:
     """What would change in all tables; those without a change are not in it."""
 
     tables: tuple[TableDiff, ...]
+    opened: tuple[str, ...] = ()
+    """Endpoints that lose their last permission and so would be open to all."""
 
     @property
     def is_empty(self) -> bool:
@@ -109,7 +111,17 @@ def compare(schema: Schema, current: Rows, wanted: Rows, *, prune: bool) -> Diff
             removed = tuple(row for row in one.removed if row.values[table.parent_column] in names) if names else ()
             one = TableDiff(table, one.added, one.changed, removed)
         found[table.name] = one
-    return Diff(tuple(one for one in found.values() if not one.is_empty))
+    return Diff(tuple(one for one in found.values() if not one.is_empty), _opened(current, found))
+
+
+def _opened(current: Rows, found: Mapping[str, TableDiff]) -> tuple[str, ...]:
+    """Return the endpoints that stay and had permissions, of which none is left."""
+    permissions, gone = found["permissions"], found["endpoints"].removed
+    removed = {row.rowid for row in permissions.removed} | {one.old.rowid for one in permissions.changed}
+    left = [row for row in current["permissions"] if row.rowid not in removed]
+    left += [*permissions.added, *(one.new for one in permissions.changed)]
+    closed = {row.values["endpoint"] for row in current["permissions"]}
+    return tuple(sorted(closed - {row.values["endpoint"] for row in left} - {row.values["name"] for row in gone}))
 
 
 def _only_key(schema: Schema, table: Table) -> str:

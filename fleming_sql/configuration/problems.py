@@ -38,12 +38,15 @@ class Problem:
     endpoint: str | None
     is_warning: bool
     """Whether everything works all the same: a cost is not known."""
+    file_place: str | None = None
+    """Where the file has the row that is being applied, such as `gateway.yaml:3`; None if it has none."""
 
     @property
     def place(self) -> str:
         """Return where it is, in words."""
         column = f", column {self.column_name}" if self.column_name else ""
-        return f"table {self.table_name}, row {self.row_key}{column}"
+        file = f"{self.file_place}: " if self.file_place else ""
+        return f"{file}table {self.table_name}, row {self.row_key}{column}"
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values."""

@@ -150,7 +150,10 @@ def _address(providers: ProviderRegistry, task: Task, entity: ServedEntity) -> s
             url = provider.encode(entity, request).url
         except Exception:  # noqa: BLE001  what is wrong with the row is a row of config_problems or shows in a call
             return None
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets without their other half, for one: a row of config_problems too
+        return None
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else None
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import duckdb
 
+from fleming_sql.configuration.labels import label_of
 from fleming_sql.sqltext import quote_identifier
 
 Value = Any
@@ -137,10 +138,12 @@ class Table:
             >>> table.label({"endpoint": "chat", "name": "mini"})
             'chat/mini'
         """
-        named = bool(self._name_key) and row.get(self._name_key[-1]) is not None
-        parts = [row.get(column) for column in (self._name_key if named else self.key)]
-        parts += [column for column in self._null_key if row.get(column) is not None]
-        return "/".join("-" if part is None else str(part) for part in parts)
+        return label_of(self.name, self.key, row).text
+
+    def unlabelled(self, row: Mapping[str, Value]) -> list[str]:
+        """Return the columns whose values the row's name does not tell."""
+        told = label_of(self.name, self.key, row).columns
+        return [name for name in self.columns if name not in told]
 
 
 @dataclass(frozen=True, slots=True)

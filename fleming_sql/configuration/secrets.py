@@ -26,18 +26,26 @@ _KEY: Final = re.compile(
     re.VERBOSE,
 )
 _LOGIN: Final = re.compile(r"^[a-z][a-z0-9+.-]*://[^/\s@]*@", re.IGNORECASE)
+_QUERY: Final = re.compile(
+    r"""^[a-z][a-z0-9+.-]*://\S*[?&](?:[\w-]*(?:key|token|secret|password|signature)|sig|code)=(?!\{\{)[^&#\s]""",
+    re.IGNORECASE,
+)
+"""An address that carries a key in its query."""
+_HEADER: Final = re.compile(r".*(key|token|secret|password|signature|authorization|cookie)", re.IGNORECASE)
+"""Names of headers that carry one; those of other settings are narrower, since they are named after many things."""
 _SECRET_NAME: Final = re.compile(
     r".*(api_key|access_key|private_key|secret|password|token)(_plaintext)?", re.IGNORECASE
 )
 """As `config_problems` has it."""
+_IN_HEADERS: Final = "headers."
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SECRET_COLUMNS: Final = frozenset({"value", "secret", "key", "api_key", "apikey", "token", "password"})
 """What people call a column of credentials that does not exist, since the value is not stored."""
 
 
 def looks_like_secret(text: str) -> bool:
-    """Return whether a text holds what a provider's key looks like, or an address with a password."""
-    return _KEY.search(text) is not None or _LOGIN.match(text) is not None
+    """Return whether a text holds what a provider's key looks like, or an address with one."""
+    return any(form.search(text) is not None for form in (_KEY, _LOGIN, _QUERY))
 
 
 def find_secret(table: str, column: Column, row: dict[str, Value]) -> str | None:
@@ -54,9 +62,15 @@ def find_secret(table: str, column: Column, row: dict[str, Value]) -> str | None
     for name, text in _texts(column, value):
         if looks_like_secret(text):
             return "it holds what looks like a key or a password"
-        if _SECRET_NAME.fullmatch(name) and text and secret_reference(text) is None:
-            return f'the key "{name}" holds a secret in plain text'
+        if _names_secret(name) and text and secret_reference(text) is None:
+            return f'the key "{name.removeprefix(_IN_HEADERS)}" holds a secret in plain text'
     return None
+
+
+def _names_secret(name: str) -> bool:
+    if name.startswith(_IN_HEADERS):
+        return _HEADER.fullmatch(name) is not None
+    return _SECRET_NAME.fullmatch(name.replace("-", "_")) is not None
 
 
 def _in_reference(source: Value, reference: Value) -> str | None:
@@ -90,4 +104,4 @@ def _nested(name: str, value: Any) -> Iterator[tuple[str, str]]:
             yield from _nested(name, item)
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _nested(key, item)
+            yield from _nested(f"{_IN_HEADERS}{key}" if name.lower() == "headers" else key, item)

@@ -7,7 +7,8 @@ else: no files, no network, no model. What they made of the copy is compared wit
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import duckdb
@@ -18,7 +19,7 @@ from sqlglot.errors import SqlglotError
 from fleming_sql.configuration.errors import ConfigFileError
 from fleming_sql.configuration.rows import Row, Rows, read_rows
 from fleming_sql.configuration.schema import Schema, Table
-from fleming_sql.configuration.statements import explain, insert_row
+from fleming_sql.configuration.statements import explain
 from fleming_sql.configuration.values import comparable, sql_literal
 from fleming_sql.sqltext import quote_identifier
 
@@ -65,15 +66,17 @@ def _deletes(table: Table, rows: list[Row]) -> Iterator[str]:
         keys = ", ".join(sql_literal(row.values[table.key[0]]) for row in rows)
         yield f"delete from {_CATALOG}.{table.name} where {_column(table.key[0])} in ({keys})"  # noqa: S608
         return
-    own = [] if table.where == "true" else [table.where]
+    own = "" if table.where == "true" else f" and {table.where}"
+    by_empty: defaultdict[tuple[str, ...], dict[str, None]] = defaultdict(dict)
     for row in rows:
-        conditions = [_equals(name, row) for name in table.key] + own
-        yield f"delete from {_CATALOG}.{table.name} where {' and '.join(conditions)}"  # noqa: S608  own names
-
-
-def _equals(name: str, row: Row) -> str:
-    value = row.values[name]
-    return f"{_column(name)} is null" if value is None else f"{_column(name)} = {sql_literal(value)}"
+        filled = tuple(name for name in table.key if row.values[name] is not None)
+        by_empty[filled][f"({', '.join(sql_literal(row.values[name]) for name in filled)})"] = None
+    for filled, found in by_empty.items():
+        # One statement for each set of empty columns: nothing is equal to NULL.
+        conditions = [f"{_column(name)} is null" for name in table.key if name not in filled]
+        if filled:
+            conditions.append(f"({', '.join(map(_column, filled))}) in ({', '.join(found)})")
+        yield f"delete from {_CATALOG}.{table.name} where {' and '.join(conditions)}{own}"  # noqa: S608  own names
 
 
 def _column(name: str) -> str:
@@ -202,9 +205,20 @@ def _sandbox(cursor: duckdb.DuckDBPyConnection, schema: Schema, current: Rows) -
     sandbox.execute("set lock_configuration = true")
     for table in schema.tables.values():
         sandbox.execute(definitions[table.name])
-        for row in current[table.name]:
-            insert_row(sandbox, table, row)
+        _fill(sandbox, table, current[table.name])
     return sandbox
+
+
+def _fill(sandbox: duckdb.DuckDBPyConnection, table: Table, rows: Sequence[Row]) -> None:
+    """Copy the rows of a table in one statement, column by column."""
+    if not rows:
+        return
+    columns = ", ".join(map(quote_identifier, table.columns))
+    values = ", ".join(f"unnest(cast(? as {column.type}[]))" for column in table.columns.values())
+    sandbox.execute(
+        f"insert into {quote_identifier(table.name)} ({columns}) select {values}",
+        [[row.values[name] for row in rows] for name in table.columns],
+    )
 
 
 def _refuse_foreign_rows(sandbox: duckdb.DuckDBPyConnection, schema: Schema, source: str) -> None:

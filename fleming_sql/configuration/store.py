@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import duckdb
@@ -44,6 +44,7 @@ class Plan:
             "changed": changed,
             "removed": removed,
             "tables": self.diff.as_json(),
+            "opened_to_all": list(self.diff.opened),
             "problems": [problem.as_json() for problem in self.problems],
             "warnings": [problem.as_json() for problem in self.warnings],
         }
@@ -128,7 +129,12 @@ class ConfigStore:
             )
             write_changes(self._cursor, diff)
             found = read_problems(self._cursor) if diff.tables else []
-        new = [p for p in found if (p.table_name, p.row_key, p.problem) not in known]
+        places = {(name, self.schema.tables[name].label(r.values)): r.place for name in wanted for r in wanted[name]}
+        new = [
+            replace(p, file_place=places.get((p.table_name, p.row_key)) or None)
+            for p in found
+            if (p.table_name, p.row_key, p.problem) not in known
+        ]
         return Plan(
             diff,
             tuple(p for p in new if not p.is_warning),

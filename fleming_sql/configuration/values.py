@@ -31,6 +31,8 @@ _WHOLE_TYPES: Final = {"SMALLINT": 2**15, "INTEGER": 2**31, "BIGINT": 2**63}
 _FRACTIONAL_TYPES: Final = frozenset({"FLOAT", "DOUBLE"})
 
 _EXACT_DIGITS: Final = 15
+_CONTROL: Final = re.compile(r"([\x00-\x08\x0b-\x1f\x7f-\x9f])")
+"""What a terminal obeys, what editors change, and the NUL up to which DuckDB 1.5 reads a statement."""
 
 
 class WrongType(ValueError):
@@ -140,5 +142,7 @@ def sql_literal(value: Value) -> str:
 
 
 def _text_literal(text: str) -> str:
-    parts = text.split("\0")  # DuckDB 1.5 reads a statement up to it
-    return quote_text(text) if len(parts) == 1 else f"({' || chr(0) || '.join(map(quote_text, parts))})"
+    parts = _CONTROL.split(text)
+    if len(parts) == 1:
+        return quote_text(text)
+    return f"({' || '.join(f'chr({ord(part)})' if _CONTROL.fullmatch(part) else quote_text(part) for part in parts)})"

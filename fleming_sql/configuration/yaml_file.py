@@ -20,6 +20,8 @@ from fleming_sql.configuration.secrets import SECRET_COLUMNS, find_secret, looks
 from fleming_sql.configuration.values import WrongType, comparable, from_node, to_file
 
 _SHOWN: Final = 40
+_MOST_REPEATED: Final = 100_000
+"""Values that aliases may repeat: a few lines of aliases of aliases stand for more than any memory holds."""
 _NOT_STORED: Final = (
     "the value of a secret is never stored: say where it is found with source (env, file, keyring or command) and "
     "reference, such as the name of an environment variable"
@@ -34,6 +36,15 @@ class _Loader(yaml.SafeLoader):
     """YAML as its version 1.2 has it: no sexagesimal numbers, no times, and only true and false are booleans."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  as PyYAML has it
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Say where a value is that does not fit the tag before it, such as `!!int abc`."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError):
+            kind = node.tag.rpartition(":")[2]
+            told = f"{_shown(node)} cannot be read as {kind}: write it another way, or in quotes"
+            raise yaml.constructor.ConstructorError(None, None, told, node.start_mark) from None
 
 
 class _Dumper(yaml.SafeDumper):
@@ -147,6 +158,7 @@ def read_yaml(schema: Schema, text: str, source: str) -> dict[str, list[Row]]:
         root = _compose(text)
         reader = _Reader(schema, source)
         if root is not None:
+            reader.check(root)
             reader.read(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -157,7 +169,6 @@ def read_yaml(schema: Schema, text: str, source: str) -> dict[str, list[Row]]:
         raise ConfigFileError([f"{source}: this is not YAML: {str(error).splitlines()[0]}"]) from None
     except RecursionError:
         raise ConfigFileError([f"{source}: it is nested too deep"]) from None
-    reader.refuse_duplicates()
     if reader.faults:
         raise ConfigFileError(reader.faults)
     return reader.rows
@@ -180,6 +191,40 @@ class _Reader:
         self._source = source
         self.rows: dict[str, list[Row]] = {}
         self.faults: list[str] = []
+        self._first: dict[tuple[Value, ...], Row] = {}
+        """The first row with a key, by table and key."""
+
+    def check(self, root: yaml.Node) -> None:
+        """Refuse what no cell can hold, before anything is made of it.
+
+        Raises:
+            ConfigFileError: Aliases repeat too much.
+        """
+        sizes: dict[int, int] = {}
+        size = self._size(root, sizes)
+        if size - len(sizes) > _MOST_REPEATED:
+            told = f"with its aliases the file has {size:,} values, {_MOST_REPEATED:,} of them repeated at most"
+            raise ConfigFileError([f"{self._source}: {told}: write fewer aliases"])
+
+    def _size(self, node: yaml.Node, sizes: dict[int, int]) -> int:
+        """Return how many nodes a node stands for; an alias is the node itself, which is looked at once."""
+        if id(node) in sizes:
+            return sizes[id(node)]
+        sizes[id(node)] = 1  # one within itself ends here; that it cannot be made is told where it is read
+        if isinstance(node, yaml.ScalarNode):
+            self._join_halves(node)
+        inner = [one for pair in node.value for one in pair] if isinstance(node, yaml.MappingNode) else node.value
+        of_inner = 0 if isinstance(node, yaml.ScalarNode) else sum(self._size(one, sizes) for one in inner)
+        sizes[id(node)] = 1 + of_inner
+        return sizes[id(node)]
+
+    def _join_halves(self, node: yaml.ScalarNode) -> None:
+        """Join the escaped halves of a character, as JSON writes those beyond 16 bits."""
+        try:
+            node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            self._fault(node, "it holds half of a character, such as \\ud83d without the other half: write it whole")
+            node.value = ""
 
     def read(self, root: yaml.Node) -> None:
         if isinstance(root, yaml.ScalarNode) and root.value == "":
@@ -195,20 +240,21 @@ class _Reader:
             else:
                 self._table(table, value, {})
 
-    def refuse_duplicates(self) -> None:
-        for table in self._schema.tables.values():
-            seen: dict[tuple[Value, ...], Row] = {}
-            for row in self.rows.get(table.name, ()) if table.is_unique else ():
-                before = seen.setdefault(table.key_of(row.values), row)
-                if before is not row:
-                    told = (
-                        f'table {table.name}, row "{table.label(row.values)}" is there twice, first at {before.place}'
-                    )
-                    self.faults.append(f"{row.place}: {told}: keep one, or give the other one another name")
+    def _refuse_duplicate(self, table: Table, row: Row) -> None:
+        """Refuse a row whose key was there before, also where one of the two is wrong in other ways."""
+        if not table.is_unique or any(row.values[name] is None for name in table.key):
+            return
+        first = self._first.setdefault((table.name, *table.key_of(row.values)), row)
+        if first is not row:
+            named = _clipped(table.label(row.values))
+            told = f'table {table.name}, row "{named}" is there twice, first at {first.place}'
+            self.faults.append(f"{row.place}: {told}: keep one, or give the other one another name")
 
     def _table(self, table: Table, node: yaml.Node, given: Mapping[str, Value]) -> None:
         rows = self.rows.setdefault(table.name, [])
         if _is_null(node):
+            told = f"the list of table {table.name} has nothing in it: write [] for no rows, which removes all of them"
+            self._fault(node, f"{told} with --prune, or leave {table.name} out")
             return
         if not isinstance(node, yaml.SequenceNode):
             told = f"table {table.name} takes a list of rows, each with a dash before it, not {_described(node)}"
@@ -243,11 +289,14 @@ class _Reader:
         if missing and len(self.faults) == before:
             self._fault(node, f"{label}: the row needs {', '.join(missing)}")
         self._nested(table, nested, values)
-        if len(self.faults) > before:
-            return None
         full = {name: values.get(name, column.default) for name, column in table.columns.items()}
+        row = Row(full, f"{self._source}:{node.start_mark.line + 1}")
+        is_right = len(self.faults) == before
+        self._refuse_duplicate(table, row)
+        if not is_right:
+            return None
         self._refuse_secrets(table, label, full, node, {name: value for name, _, value in pairs})
-        return Row(full, f"{self._source}:{node.start_mark.line + 1}")
+        return row
 
     def _nested(
         self, table: Table, nested: Iterable[tuple[Table, yaml.Node, yaml.Node]], values: Mapping[str, Value]
@@ -310,8 +359,10 @@ _REFER: Final = (
 def _label(table: Table, pairs: Iterable[tuple[str, yaml.Node, yaml.Node]], given: Mapping[str, Value]) -> str:
     cells = {name: value.value for name, _, value in pairs if isinstance(value, yaml.ScalarNode)}
     known = {**cells, **{name: str(value) for name, value in given.items()}}
-    parts = [known[name] for name in table.key if name in known]
-    return f'table {table.name}, row "{_clipped("/".join(parts))}"' if parts else f"table {table.name}"
+    if not any(name in known for name in ("name", *table.key)):
+        return f"table {table.name}"
+    defaults = {name: column.default for name, column in table.columns.items()}
+    return f'table {table.name}, row "{_clipped(table.label({**defaults, **known}))}"'
 
 
 def _unknown(table: Table, name: str) -> str:

@@ -30,8 +30,11 @@ class Statements:
     """
 
     def __init__(self, con: duckdb.DuckDBPyConnection | Connection) -> None:
-        self._session = con._session if isinstance(con, Connection) else _session_of(con)
-        [(self._connection_id,)] = con.execute("select current_connection_id()").fetchall()
+        if isinstance(con, Connection):  # knows its number, also within a transaction that failed
+            self._session, self._connection_id = con._session, con._id
+        else:
+            self._session = _session_of(con)
+            [(self._connection_id,)] = con.execute("select current_connection_id()").fetchall()
         self._before = frozenset(self._session.statements_of(self._connection_id))
 
     def new(self) -> Sequence[str]:

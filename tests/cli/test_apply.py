@@ -128,3 +128,43 @@ def test_the_standard_input_is_a_file_too(start: Start, store: Path) -> None:
 
     assert process.returncode == 0, error
     assert "2 added" in out
+
+
+def test_a_new_row_is_shown_with_all_that_its_name_does_not_tell(run: Run, store: Path) -> None:
+    text = (
+        "budgets:\n"
+        "  - {name: team, amount_usd: 5, scope: user, principal: ada, window: day, action: block}\n"
+        "  - {amount_usd: 6, scope: global}\n"
+    )
+
+    done = run("apply", write(text), "--dry-run")
+
+    lines = done.stdout.splitlines()
+    named, unnamed = lines.index("  + team"), lines.index("  + global/month")
+    assert sorted(line.strip() for line in lines[named + 1 : unnamed]) == [
+        "action: block", "amount_usd: 5.0", "principal: ada", "scope: user", "window: day",
+    ]  # fmt: skip
+    assert lines[unnamed + 1 : -1] == ["      amount_usd: 6.0"]
+
+
+def test_a_value_that_becomes_null_is_shown_as_null(run: Run, store: Path) -> None:
+    run("apply", write(CHAT.replace("max_retries: 1", "description: mine")), "--yes")
+
+    done = run("apply", write(CHAT.replace("max_retries: 1", "enabled: true")), "--dry-run")
+
+    assert "      description: mine -> NULL\n" in done.stdout
+
+
+def test_an_endpoint_that_would_be_open_to_all_is_told_in_the_difference(run: Run, store: Path) -> None:
+    closed = "principals:\n  - name: ada\npermissions:\n  - {endpoint: chat, principal: ada}\n"
+    assert run("apply", write(CHAT + closed), "--yes").exit_code == 0
+
+    done = run("apply", write("permissions: []\n"), "--dry-run", "--prune")
+
+    assert "  ! chat will be open to all: its last permission goes\n" in done.stdout
+
+
+def test_a_problem_is_told_with_the_line_of_the_file(run: Run, store: Path) -> None:
+    done = run("apply", write(CHAT.replace("simulated", "simulatd")), "--yes")
+
+    assert "the file makes a new problem (gateway.yaml:5: table served_entities, row chat/a" in done.stderr

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+import duckdb
 import pytest
 from click.testing import Result
 
@@ -105,6 +106,85 @@ def test_a_database_has_its_store_beside_it(run: Run, folder: Path) -> None:
 
     assert done.exit_code == 0
     assert sorted(path.name for path in folder.iterdir()) == ["shop.duckdb", "shop.fleming.duckdb"]
+
+
+def test_a_database_without_a_store_beside_it_goes_with_that_of_the_folder(run: Run, store: Path, folder: Path) -> None:
+    done = run("sql", "--database", "shop.duckdb", "select ai_query('chat', 'Hello') as answer")
+
+    assert done.stdout == "answer\nThis is a simulated answer to: Hello\n"
+    assert "made" not in done.stderr
+    assert not (folder / "shop.fleming.duckdb").exists()
+
+
+def test_the_store_beside_a_database_comes_before_that_of_the_folder(run: Run, store: Path, folder: Path) -> None:
+    assert run("init", "--database", "shop.duckdb").exit_code == 0
+
+    done = run("sql", "--database", "shop.duckdb", "select count(*) as n from fleming.endpoints")
+
+    assert done.stdout == "n\n0\n"
+
+
+def test_a_store_that_nobody_asked_for_is_told_of(run: Run, folder: Path) -> None:
+    first = run("sql", "--no-summary", "--database", "shop.duckdb", "select 1 as a")
+    again = run("sql", "--no-summary", "--database", "shop.duckdb", "select 1 as a")
+
+    assert first.stderr == "made the gateway store shop.fleming.duckdb; --gateway names another\n"
+    assert first.stdout == "a\n1\n"
+    assert again.stderr == ""
+
+
+def test_a_database_called_as_a_store_is_not_taken_for_one(run: Run, folder: Path) -> None:
+    duckdb.connect("fleming.duckdb").close()
+
+    done = run("sql", "--database", "fleming.duckdb", "select 1 as a")
+
+    assert done.exit_code == 1
+    assert 'already has a database called "fleming"' in done.stderr
+
+
+def test_an_unknown_endpoint_is_told_with_the_store_that_lacks_it(run: Run, store: Path) -> None:
+    for statement in ("select ai_query('nope', 'Hello')", "select 1; select ai_query('nope', 'Hello')"):
+        done = run("sql", statement)
+
+        assert 'no endpoint "nope" in fleming.endpoints of the gateway store fleming.duckdb; ' in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("sql", "select ai_query('nope', 'Hello')"),
+        ("sql", "select 1; select ai_query('nope', 'Hello')"),
+        ("endpoint", "test", "nope"),
+    ],
+)
+def test_with_json_the_error_of_a_call_has_its_condition_status_and_request_id(
+    run: Run, store: Path, arguments: tuple[str, ...]
+) -> None:
+    error = json.loads(run(*arguments, "--json").stderr)["error"]
+    [logged] = json.loads(run("logs", "--json", "-n", "1", "--columns", "databricks_request_id").stdout)
+
+    assert (error["condition"], error["status"]) == ("RESOURCE_DOES_NOT_EXIST", 404)
+    assert error["request_id"] == logged["databricks_request_id"]
+
+
+def test_with_json_the_error_of_a_wrong_argument_has_its_condition_only(run: Run, store: Path) -> None:
+    done = run("sql", "--json", "select ai_query('chat', 'Hello', returnType => 'STRUKT<a>')")
+
+    error = json.loads(done.stderr)["error"]
+    assert error["condition"] in error["message"]
+    assert error.keys() == {"type", "message", "exit_code", "condition"}
+
+
+def test_with_json_another_error_has_no_condition(run: Run, store: Path) -> None:
+    error = json.loads(run("sql", "--json", "select nothing").stderr)["error"]
+
+    assert error.keys() == {"type", "message", "exit_code"}
+
+
+def test_errors_speak_of_the_options_of_the_command(run: Run, folder: Path) -> None:
+    done = run("init", "no/such/folder/gateway.duckdb")
+
+    assert "Name a folder that can be written with --gateway\n" in done.stderr
 
 
 def test_an_address_is_no_store(run: Run) -> None:

@@ -104,3 +104,16 @@ def test_a_folder_that_does_not_exist_is_named(run: Run) -> None:
 
     assert done.exit_code == 1
     assert "no/such/folder/gateway.duckdb cannot be created" in done.stderr
+
+
+def test_the_next_step_is_of_the_endpoint_that_was_added(run: Run, store: Path) -> None:
+    done = run("init", "--endpoint", "local", "--provider", "simulated")
+
+    assert "fleming sql \"select ai_query('local', 'Hello')\"" in done.stdout
+
+
+def test_init_with_a_database_makes_the_store_beside_it(run: Run, store: Path, folder: Path) -> None:
+    done = run("init", "--database", "shop.duckdb", "--json")
+
+    assert json.loads(done.stdout)["gateway"] == "shop.fleming.duckdb"
+    assert (folder / "shop.fleming.duckdb").exists()

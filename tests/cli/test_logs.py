@@ -76,6 +76,20 @@ def test_logs_in_a_pipe_are_one_line_for_each_call(run: Run, logged: Path) -> No
     assert "RESOURCE_DOES_NOT_EXIST" in lines[-1]
 
 
+def test_a_filter_that_no_call_passes_is_told(run: Run, logged: Path) -> None:
+    done = run("logs", "--status", "429", "--json")
+
+    assert (done.exit_code, json.loads(done.stdout)) == (0, [])
+    assert done.stderr == "no calls\n"
+
+
+def test_a_status_that_no_call_can_have_is_wrong_usage(run: Run, logged: Path) -> None:
+    done = run("logs", "--status", "resource_does_not_exits")
+
+    assert done.exit_code == 2
+    assert "or a code: RESOURCE_DOES_NOT_EXIST" in done.stderr
+
+
 def test_an_unknown_column_is_answered_with_those_there_are(run: Run, logged: Path) -> None:
     done = run("logs", "--columns", "request_time,colour")
 
@@ -137,8 +151,10 @@ def test_a_store_that_another_process_has_open_is_named_with_the_way_out(run: Ru
         process.communicate("\n", timeout=20)
 
     assert done.exit_code == 1
-    assert "the gateway store fleming.duckdb is open in another process: close it there" in done.stderr
-    assert f"PID {process.pid}" in done.stderr
+    assert f"the gateway store fleming.duckdb is open in another process (PID {process.pid})" in done.stderr
+    assert "name another store with --gateway\n" in done.stderr
+    assert "wait with `fleming logs --follow`" in done.stderr
+    assert not any(word in done.stderr for word in ("gateway=", "IO Error", "Conflicting lock"))
 
 
 def test_calls_of_a_killed_process_are_shown(run: Run, logged: Path) -> None:

@@ -166,6 +166,50 @@ def test_many_columns_are_shown_as_one_block_for_each_row(at_terminal: AtTermina
     assert "column_19  19" in terminal.until("1 row ")
 
 
+def test_the_log_has_a_line_for_each_call_at_a_terminal(run: Run, at_terminal: AtTerminal) -> None:
+    run("sql", "select ai_query('a-name-that-no-endpoint-has', 'Hello', failOnError => false)")
+    terminal = at_terminal("logs")
+
+    lines = terminal.until("╰.*╯").strip().splitlines()
+
+    assert len(lines) == 5
+    assert all(name in lines[1] for name in ("time", "endpoint", "user", "status", "ms", "error"))
+    assert "a-name-that-no-endpoint-has" in lines[3]
+    assert "404" in lines[3]
+    assert "…" in lines[3]
+
+
+def test_a_table_whose_headers_do_not_fit_is_shown_row_by_row(at_terminal: AtTerminal) -> None:
+    names = [f"a_column_with_a_long_name_{number}" for number in range(4)]
+    terminal = at_terminal("sql", f"select {', '.join(f'{number} as {name}' for number, name in enumerate(names))}")
+
+    assert "a_column_with_a_long_name_3  3" in terminal.until("1 row ")
+
+
+def test_a_header_is_not_broken_where_another_column_can_give_way(at_terminal: AtTerminal) -> None:
+    name = "a_column_with_a_name_of_forty_characters_"
+    terminal = at_terminal("sql", f"select 'x' as {name}, repeat('word ', 60) as text")
+
+    assert f"│ {name} │" in terminal.until("1 row ")
+
+
+@pytest.mark.parametrize("word", ["exit", "quit;"])
+def test_exit_and_quit_leave_the_shell(run: Run, at_terminal: AtTerminal, word: str) -> None:
+    terminal = at_terminal("shell")
+    terminal.until("fleming>")
+    terminal.type(f"{word}\r")
+    assert terminal.exit_code() == 0
+
+    done = run("shell", stdin=f"select 1 as a;\n{word}\nselect 'never'")
+    assert (done.exit_code, done.stdout) == (0, "a\n1\n")
+
+
+def test_the_shell_names_the_store_that_lacks_an_endpoint(run: Run, store: Path) -> None:
+    done = run("shell", stdin="select ai_query('nope', 'Hello');")
+
+    assert 'no endpoint "nope" in fleming.endpoints of the gateway store fleming.duckdb; ' in done.stderr
+
+
 def test_the_shell_reads_statements_where_there_is_no_terminal(run: Run, store: Path) -> None:
     done = run("shell", stdin=".timer off\nselect 1 as a;\nselect\n2 as b; select 3 as c\n;\n.mode csv\nselect 4 as d")
 

@@ -152,6 +152,7 @@ def test_parameters_are_bound_by_name(run: Run) -> None:
         (["-f", "job.sql", "select 1"], "not both"),
         (["-o", "out.xlsx", "select 1"], "tells no format"),
         (["--json", "--format", "csv", "select 1"], "contradict"),
+        (["--json", "-o", "out.csv", "select 1"], "contradict"),
         (["-o", "out.csv", "set threads = 1"], "returns no rows"),
     ],
 )

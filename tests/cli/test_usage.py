@@ -118,3 +118,10 @@ def test_bars_fit_their_line_and_show_the_smallest_value() -> None:
     assert max(len(long), len(short)) <= 60
     assert "…" in short
     assert "▏" in short
+
+
+def test_json_and_another_format_contradict_each_other(run: Run, store: Path) -> None:
+    done = run("usage", "--json", "--format", "csv")
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--json and --format csv contradict each other" in done.stderr

@@ -188,7 +188,7 @@ def test_rows_and_tables_that_are_not_in_the_file_stay(con: Connection, config: 
 def test_prune_removes_what_the_tables_of_the_file_do_not_have(con: Connection, config: ConfigStore) -> None:
     con.execute(RICH)
 
-    done = apply(config, "budgets: []\npermissions:\n", prune=True)
+    done = apply(config, "budgets: []\npermissions: []\n", prune=True)
 
     assert (done["added"], done["changed"], done["removed"]) == (0, 0, 2)
     assert names(con, "endpoints") == ["chat", "null", "ü 🙂: -"]
@@ -269,6 +269,9 @@ def test_json_is_compared_by_what_it_says(con: Connection, config: ConfigStore) 
         ("endpoints:\n  - description: a\n", "gateway.yaml:2: table endpoints: the row needs name"),
         ("endpoints:\n  - name: a\n    task: null\n", "column task: it must not be empty"),
         ("endpoints: {a: 1}\n", "takes a list of rows"),
+        ("permissions:\n", r"gateway.yaml:\d: the list of table permissions has nothing in it: write \[\] for no rows"),
+        ("endpoints:\n  - name: a\n    served_entities: null\n", "gateway.yaml:3: .*write \\[\\] for no rows"),
+        ("endpoints: [{name: a}, {name: a}]\n", "is there twice"),
         ("endpoints:\n  - a\n", "a row of table endpoints is columns and values"),
         ("- endpoints\n", "the file holds lists of rows by table"),
         ("a: &a [*a]\n", "there is no table"),
@@ -296,6 +299,13 @@ def test_all_faults_of_a_file_are_told_at_once(config: ConfigStore) -> None:
         "gateway.yaml:4",
         "gateway.yaml:5",
     ]
+
+
+def test_a_row_that_is_there_twice_is_told_though_it_is_wrong_in_other_ways(config: ConfigStore) -> None:
+    told = refusal(config, "endpoints:\n  - name: a\n    enabled: x\n  - name: a\n")
+
+    assert "gateway.yaml:3: " in told
+    assert 'gateway.yaml:4: table endpoints, row "a" is there twice, first at gateway.yaml:2' in told
 
 
 KEY = "sk-proj-" + "a1B2" * 8
@@ -339,6 +349,61 @@ def test_a_file_that_makes_new_problems_is_not_applied(con: Connection, config: 
     with pytest.raises(ConfigFileError, match="chatt"):
         config.apply(plan)
     assert con.execute("select count(*) from fleming.rate_limits").fetchall() == [(0,)]
+
+
+def test_a_new_problem_names_the_line_of_its_row(config: ConfigStore) -> None:
+    text = "settings:\n  - {name: retention_days, value: '30'}\nrate_limits:\n  - {endpoint: chatt, calls: 5}\n"
+
+    [problem] = config.plan(text, "gateway.yaml", "yaml").problems
+
+    assert problem.place.startswith("gateway.yaml:4: table rate_limits, row chatt/endpoint/-/calls/minute, column ")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "served_entities: [{endpoint: a, name: b, provider: none}]",
+        "group_members: [{group_name: a, member: b}]",
+        "permissions: [{endpoint: a, principal: b}]",
+        "rate_limits: [{endpoint: a, key: user, principal: b, tokens: 5, renewal_period: hour}]",
+        "rate_limits: [{endpoint: a, calls: 1, tokens: 5}]",
+        "guardrails: [{endpoint: a, kind: pii, phase: output, rank: 3}]",
+        "guardrails: [{kind: none, name: mine}]",
+        "budgets: [{scope: endpoint, endpoint: a, amount_usd: 1}]",
+        "budgets: [{scope: context, context_key: team, principal: x, endpoint: a, amount_usd: 1}]",
+        "budgets: [{name: mine, amount_usd: -1}]",
+        "model_prices: [{provider: openai, model: m, service_tier: Flex, from_input_tokens: 9, input_per_million: -1}]",
+        "model_prices: [{provider: openai, model: m, service_tier: auto, input_per_million: -1}]",
+        "entity_prices: [{endpoint: a, served_entity: b, per_second: 1}]",
+        "pii_entities: [{name: A, pattern: '('}]",
+        "settings: [{name: none, value: 1}]",
+    ],
+)
+def test_a_difference_and_a_problem_call_a_row_the_same(config: ConfigStore, row: str) -> None:
+    plan = config.plan(row, "gateway.yaml", "yaml")
+
+    [rows] = plan.diff.as_json().values()
+    assert {problem.row_key for problem in plan.problems} == {rows["added"][0]["row"]}
+
+
+def test_endpoints_that_lose_their_last_permission_are_told(con: Connection, config: ConfigStore) -> None:
+    con.execute("insert into fleming.endpoints (name) values ('shut'), ('both'), ('gone'), ('open')")
+    con.execute("insert into fleming.principals (name, type) values ('ada', 'user'), ('bob', 'user')")
+    con.execute(
+        "insert into fleming.permissions (endpoint, principal) "
+        "values ('shut', 'ada'), ('both', 'ada'), ('both', 'bob'), ('gone', 'ada')"
+    )
+    text = (
+        "endpoints:\n  - name: shut\n  - name: both\n  - name: open\n"
+        "permissions:\n  - {endpoint: both, principal: bob}\n"
+    )
+
+    plan = config.plan(text, "gateway.yaml", "yaml", prune=True)
+
+    assert plan.as_json()["opened_to_all"] == ["shut"]
+    assert config.plan(text, "gateway.yaml", "yaml").diff.opened == ()
+    by_sql = config.plan("delete from permissions where endpoint = 'shut'", "gateway.sql", "sql")
+    assert by_sql.diff.opened == ("shut",)
 
 
 def test_problems_that_were_there_before_do_not_stand_in_the_way(con: Connection, config: ConfigStore) -> None:
