@@ -103,7 +103,13 @@ class Statement:
         """Return the names and types of a query's columns before it runs; nothing for other statements."""
         if self._parsed.type != duckdb.StatementType.SELECT:
             return (), ()
-        relation = self._con.sql(self._parsed, params=self._parameters or None)
+        if self._parameters:  # DuckDB 1.5 runs a relation with parameters at once: its calls would be made twice
+            try:
+                columns = self._con.execute(f"describe {self._parsed.query}", self._parameters).fetchall()
+            except duckdb.ParserException:  # such as `show`, which cannot be described
+                return (), ()
+            return tuple(column[0] for column in columns), tuple(column[1] for column in columns)
+        relation = self._con.sql(self._parsed)
         return ((), ()) if relation is None else (tuple(relation.columns), tuple(map(str, relation.types)))
 
     def _exact(self, types: Sequence[str]) -> duckdb.Statement:

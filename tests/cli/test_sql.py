@@ -16,7 +16,7 @@ import pytest
 from click.testing import Result
 
 import fleming_sql
-from fleming_sql.testing import MockModel, Reply
+from fleming_sql.testing import MockModel, Reply, echo_chat
 
 Run = Callable[..., Result]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -236,3 +236,17 @@ def test_ctrl_c_stops_the_calls_exits_with_130_and_leaves_the_log_whole(start: S
         rows = con.execute("select error_code, count(*) from fleming.serving.inference group by all").fetchall()
     assert rows == [("CANCELLED", 20)]
     assert not store.with_name("out.csv").exists()
+
+
+@pytest.mark.parametrize("form", ["json", "table", "parquet"])
+@pytest.mark.parametrize("parameters", [(), ("-p", "word=late")])
+def test_each_row_is_asked_about_once(run: Run, form: str, parameters: tuple[str, ...]) -> None:
+    prompt = "'q' || range || $word" if parameters else "'q' || range"
+    target = ("-o", "answers.parquet") if form == "parquet" else ("--format", form)
+    with MockModel(echo_chat) as server:
+        run("init", "--endpoint", "once", "--provider", "openai", "--model", "m", "--base-url", server.url)
+
+        query = f"select ai_query('once', {prompt}, cache => false) as a, date '2026-01-01' as day from range(3)"
+        done = run("sql", *target, *parameters, query)
+
+        assert (done.exit_code, len(server.requests)) == (0, 3), done.stderr
