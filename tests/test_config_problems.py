@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 import pytest
-from conftest import Con
+from conftest import AddEndpoint, Con
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -726,3 +726,12 @@ def test_big_graphs_of_groups_are_looked_through_in_time(con: Con, case: str) ->
 
     assert told == in_cycles
     assert took < 10  # about 0.3 s on two idle cores; what it must not be is minutes
+
+
+def test_a_password_in_an_address_is_in_no_version_of_the_entity(con: Con, add_endpoint: AddEndpoint) -> None:
+    add_endpoint(con, base_url="https://me:hunter2@models.example.com/v1?key=hunter2")
+
+    with pytest.raises(duckdb.Error):
+        con.execute("select ai_query('chat', 'hi')").fetchall()
+
+    assert "hunter2" not in str(con.execute("from fleming.serving.served_entities").fetchall())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -302,12 +303,17 @@ class ConfigReader:
                     "task": endpoint.task,
                     "external": {
                         "provider": entity.provider,
-                        "base_url": entity.base_url or entity.provider_config.get("openai_api_base"),
+                        "base_url": _shown(entity.base_url or entity.provider_config.get("openai_api_base")),
                     },
                     "user": self._user,
                     "fingerprint": fingerprint,
                 },
             )
+
+
+def _shown(address: object) -> str | None:
+    """Return an address for the log, less what may be a secret: a refused row's login, and its query."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", address).partition("?")[0] if isinstance(address, str) else None
 
 
 def _fingerprint(endpoint: Endpoint) -> str:
