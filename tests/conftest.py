@@ -8,9 +8,14 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 import fleming_sql
 from fleming_sql.testing import MockModel, Received, Reply, echo_chat
+
+# How long an example takes tells of the machine, not of the code.
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
 
 Con = fleming_sql.Connection
 Serve = Callable[..., MockModel]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +13,6 @@ from fleming_sql.testing import MockModel, error_reply
 
 Run = Callable[..., Result]
 Start = Callable[..., "subprocess.Popen[str]"]
-
-
-FIRST_CALL = """
-import fleming_sql
-with fleming_sql.connect(gateway="fleming.duckdb") as con:
-    print(con.trace("chat", "Hello").steps[0].took_ms)
-"""
 
 
 def add(run: Run, statement: str) -> None:
@@ -105,11 +97,3 @@ def test_an_object_is_the_request_itself(run: Run, store: Path) -> None:
     done = run("endpoint", "test", "chat", request, "--json")
 
     assert json.loads(done.stdout)["answer"].endswith("Good evening")
-
-
-def test_the_times_of_a_test_are_those_of_a_call_and_not_of_the_first_one(start: Start, store: Path) -> None:
-    first = subprocess.run([sys.executable, "-c", FIRST_CALL], capture_output=True, check=True, text=True)
-    tested, _ = start("endpoint", "test", "chat", "--json").communicate(timeout=60)
-
-    [took_ms] = [step["took_ms"] for step in json.loads(tested)["steps"] if step["name"] == "configuration"]
-    assert took_ms < float(first.stdout) / 2
