@@ -10,6 +10,7 @@ Exit codes:
     2    wrong usage: an option, argument or value that does not exist
     130  interrupted (Ctrl-C)
     141  the reader of a pipe went away, as `head` does
+    143  ended by SIGTERM while a statement ran
 """
 
 from __future__ import annotations

@@ -212,10 +212,11 @@ def _base_url(entity: ServedEntity) -> str:
 
 
 def _is_openai(entity: ServedEntity) -> bool:
-    return _is_openais(_base_url(entity))
+    return is_openais(_base_url(entity))
 
 
 @lru_cache(maxsize=1024)
-def _is_openais(address: str) -> bool:
+def is_openais(address: str) -> bool:
+    """Return whether an address is OpenAI's own, or one of its regions'."""
     host = urlsplit(address).hostname or ""
     return host == "api.openai.com" or host.endswith(".api.openai.com")

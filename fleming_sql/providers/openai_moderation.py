@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 from fleming_sql.jsontext import dumpb
 from fleming_sql.providers.base import BadAnswer, BadProviderRequest, Provider, find_error_message
-from fleming_sql.providers.openai import BASE_URL
+from fleming_sql.providers.openai import BASE_URL, is_openais
 from fleming_sql.providers.provider_config import address_of, config_text
 from fleming_sql.types import CUSTOM, Answer, ModelRequest, OutgoingRequest, ServedEntity, Usage
 
@@ -58,8 +57,7 @@ class OpenAIModeration(Provider):
 
     def requires_credential(self, entity: ServedEntity) -> bool:
         """Return True for OpenAI itself; another server may ask for none."""
-        host = urlsplit(_base_url(entity)).hostname or ""
-        return host == "api.openai.com" or host.endswith(".api.openai.com")
+        return is_openais(_base_url(entity))
 
     def decode(self, request: ModelRequest, payload: Any) -> Answer:
         """Read the results.
