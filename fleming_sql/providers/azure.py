@@ -82,7 +82,7 @@ def uses_entra(entity: ServedEntity) -> bool:
     Raises:
         BadProviderRequest: Its settings are there in part, or openai_api_type is not `azuread`.
     """
-    given = sorted(key for key in _ENTRA if names(entity, key))
+    given = sorted(key for key in _ENTRA if names(entity, key)) if entity.provider_config else None
     if not given:
         return False
     if api_type(entity) != "azuread":
